@@ -1,0 +1,1 @@
+"""Lenses: one folder per question, each method a plain function from activations to a finding."""

@@ -1,0 +1,1 @@
+"""How active is it?"""

@@ -1,0 +1,1 @@
+"""Do two networks (or two sites) see alike?"""

@@ -1,0 +1,1 @@
+"""Networks that studies and users train, and the recipes that make them."""
