@@ -28,20 +28,53 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in sorted(folder.rglob("*"))}
 
 
-RECORD = """
-import sys, time
+# started once, it forks a recorder for every line it reads: importing torch takes longer than the recording
+NURSERY = """
+import os, sys, time
 sys.path.insert(0, {here!r})
+import torch
 from store_helpers import SITES, rows
+from netloupe.core.errors import StoreError
 from netloupe.core.store import StoreWriter
 
-folder, total, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-print("ready", flush=True)
-with StoreWriter(folder, SITES, rows_per_shard=16, subject={{"model": "sine"}}, seed=3, resume=True) as writer:
-    for start in range(writer.samples_committed, total, 11):
-        stop = min(start + 11, total)
-        writer.append(rows(start, stop), digest=start)
-        time.sleep(pause)
-print("done", flush=True)
+torch.set_num_threads(1)
+
+def record(folder, total, pause):
+    with StoreWriter(folder, SITES, rows_per_shard=16, subject={{"model": "sine"}}, seed=3, resume=True) as writer:
+        for start in range(writer.samples_committed, total, 11):
+            stop = min(start + 11, total)
+            writer.append(rows(start, stop), digest=start)
+            time.sleep(pause)
+
+def die_after(changes):
+    # the process ends, without any clean-up, in place of its next change to the disk
+    left = [changes]
+
+    def counted(function):
+        def call(*arguments, **options):
+            left[0] -= 1
+            if left[0] < 0:
+                os._exit(9)
+            return function(*arguments, **options)
+        return call
+
+    for name in ("open", "write", "pwrite", "ftruncate", "fsync", "rename", "unlink", "mkdir", "rmdir"):
+        setattr(os, name, counted(getattr(os, name)))
+
+for line in sys.stdin:
+    folder, total, pause, changes = line.rstrip().split("|")
+    child = os.fork()
+    if child == 0:
+        if changes != "None":
+            die_after(int(changes))
+        try:
+            record(folder, int(total), float(pause))
+        except StoreError as error:
+            print(error, file=sys.stderr, flush=True)
+            os._exit(2)
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 RANGE = """

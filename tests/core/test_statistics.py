@@ -22,6 +22,7 @@ from netloupe.core.statistics import (
     update_all,
 )
 
+EDGES = np.arange(-3, 4.0)
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int32, torch.uint8, torch.bool]
 
 
@@ -127,11 +128,11 @@ def test_histogram_equals_numpy(edges, per_unit, dtype):
 def test_quantiles_keep_their_bound(dtype, scale):
     if dtype == torch.float16 and scale in (1e-30, 1e30):
         scale = 1.0
-    x = (torch.randn(500, 90).exp() * draw(500, 90)).double().mul(scale).to(dtype)
+    x = (torch.randn(900, 91).exp() * draw(900, 91)).double().mul(scale).to(dtype)
     found = Quantiles().update(x).result()
     q = np.array([0, 0.001, 0.02, 0.3, 0.5, 0.77, 0.99, 1])
     ref = np.quantile(x.double().numpy(), q, method="inverted_cdf")
-    assert 2.0**-8 <= found.relative_error < 2.0**-8 * 1.01
+    assert found.relative_error == 2.0**-8
     assert (np.abs(found.quantile(q) - ref) <= found.relative_error * np.abs(ref)).all()
     assert (found.lower <= found.values).all()
     assert (found.values <= found.upper).all()
@@ -139,8 +140,9 @@ def test_quantiles_keep_their_bound(dtype, scale):
     assert found.counts.sum() == found.count == x.numel()
 
 
-def test_quantiles_of_bfloat16_are_exact():
-    x = (torch.randn(400, 100) * 10 ** torch.randn(400, 100)).bfloat16()
+@pytest.mark.parametrize("rows", [40, 900])
+def test_quantiles_of_bfloat16_are_exact(rows):
+    x = (torch.randn(rows, 100) * 10 ** torch.randn(rows, 100)).bfloat16()
     found = Quantiles().update(x).result()
     assert found.relative_error == 0
     q = np.linspace(0, 1, 57)
@@ -181,7 +183,7 @@ def test_quantiles_per_unit(bits):
     ref = np.quantile(x.double().numpy(), q, axis=0, method="inverted_cdf")
     assert found.quantile(q).shape == (3, 7)
     assert (np.abs(found.quantile(q) - ref) <= found.relative_error * np.abs(ref)).all()
-    assert found.relative_error < 2.0 ** -(bits - 8) * 1.01
+    assert found.relative_error == 2.0 ** -(bits - 8)
     assert found.cdf(np.zeros(2)).shape == (2, 7)
     assert found.histogram(np.linspace(-1, 1, 5)).shape == (4, 7)
 

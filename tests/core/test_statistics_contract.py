@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from netloupe.core.statistics import (
     Moments,
     Quantiles,
     TopK,
+    kernels,
     restore,
     update_all,
 )
@@ -80,7 +82,7 @@ def test_any_split_equals_one_pass(name, seed, cuts):
     x, labels, mask = data(seed)
     bounds = [0, *sorted(cuts), 60]
     split = ALL[name]()
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in pairwise(bounds):
         split.update(x[start:stop], labels=labels[start:stop], mask=mask[start:stop])
     agree(name, split, ALL[name]().update(x, labels=labels, mask=mask))
 
@@ -199,6 +201,10 @@ def test_nothing_seen_has_no_result(name):
         statistic.result()
 
 
+def given_values(values, **options):
+    return {"values": values, **options}
+
+
 def refused(name: str):
     """Keyword arguments of update that every statistic refuses, with part of the sentence."""
     good = np.ones((4, 3, 5), np.float32)
@@ -207,23 +213,27 @@ def refused(name: str):
     inf[0, 0, 0] = -np.inf
     labels = np.zeros(4, int)
     return {
-        "nan": (dict(values=nan, labels=labels), NonFiniteError, "sample 2, position 1 of the batch in unit 4"),
-        "nan-named": (dict(values=nan, labels=labels, samples=[5, 6, 9, 7]), NonFiniteError, "sample 9, position 1"),
-        "inf": (dict(values=inf, labels=labels), NonFiniteError, "-inf at sample 0"),
-        "0-d": (dict(values=np.float32(1.0), labels=labels), InputError, "shape ()"),
-        "1-d": (dict(values=np.ones(4), labels=labels), InputError, "shape (4,)"),
-        "4-d": (dict(values=np.ones((4, 1, 1, 5)), labels=labels), InputError, "flatten positions"),
-        "no units": (dict(values=np.ones((4, 0)), labels=labels), InputError, "no units"),
-        "units": (dict(values=good[..., :3], labels=labels), InputError, "one statistic per site"),
-        "labels": (dict(values=good, labels=labels[:3]), InputError, "labels have shape (3,)"),
-        "label type": (dict(values=good, labels=labels + 0.5), InputError, "expected integers"),
-        "samples": (dict(values=good, labels=labels, samples=[1, 2]), InputError, "samples have shape"),
-        "negative": (dict(values=good, labels=labels, samples=[-1, 0, 1, 2]), InputError, "the index -1"),
-        "mask": (dict(values=good, labels=labels, mask=np.ones((4, 2), bool)), InputError, "mask has shape (4, 2)"),
-        "mask type": (dict(values=good, labels=labels, mask=np.ones((4, 3))), InputError, "expected bool"),
-        "pooled mask": (dict(values=good[:, 0], labels=labels, mask=np.ones((4, 3), bool)), InputError, "no positions"),
-        "text": (dict(values=np.array([["a"] * 5] * 4), labels=labels), InputError, "expected real numbers"),
-        "complex": (dict(values=torch.ones(4, 5) * 1j, labels=labels), InputError, "dense real"),
+        "nan": (given_values(nan, labels=labels), NonFiniteError, "sample 2, position 1 of the batch in unit 4"),
+        "nan-named": (given_values(nan, labels=labels, samples=[5, 6, 9, 7]), NonFiniteError, "sample 9, position 1"),
+        "inf": (given_values(inf, labels=labels), NonFiniteError, "-inf at sample 0"),
+        "0-d": (given_values(np.float32(1.0), labels=labels), InputError, "shape ()"),
+        "1-d": (given_values(np.ones(4), labels=labels), InputError, "shape (4,)"),
+        "4-d": (given_values(np.ones((4, 1, 1, 5)), labels=labels), InputError, "flatten positions"),
+        "no units": (given_values(np.ones((4, 0)), labels=labels), InputError, "no units"),
+        "units": (given_values(good[..., :3], labels=labels), InputError, "one statistic per site"),
+        "labels": (given_values(good, labels=labels[:3]), InputError, "labels have shape (3,)"),
+        "label type": (given_values(good, labels=labels + 0.5), InputError, "expected integers"),
+        "samples": (given_values(good, labels=labels, samples=[1, 2]), InputError, "samples have shape"),
+        "negative": (given_values(good, labels=labels, samples=[-1, 0, 1, 2]), InputError, "the index -1"),
+        "mask": (given_values(good, labels=labels, mask=np.ones((4, 2), bool)), InputError, "mask has shape (4, 2)"),
+        "mask type": (given_values(good, labels=labels, mask=np.ones((4, 3))), InputError, "expected bool"),
+        "pooled mask": (
+            given_values(good[:, 0], labels=labels, mask=np.ones((4, 3), bool)),
+            InputError,
+            "no positions",
+        ),
+        "text": (given_values(np.array([["a"] * 5] * 4), labels=labels), InputError, "expected real numbers"),
+        "complex": (given_values(torch.ones(4, 5) * 1j, labels=labels), InputError, "dense real"),
     }[name]
 
 
@@ -262,7 +272,7 @@ def test_merging_refuses_what_does_not_match():
     x = np.ones((3, 2), np.float32)
     with pytest.raises(InputError, match="same type"):
         Moments().merge(Counts())  # pyright: ignore[reportArgumentType]
-    with pytest.raises(InputError, match="threshold=0.0"):
+    with pytest.raises(InputError, match=r"threshold=0\.0"):
         Counts().merge(Counts(0.5))
     with pytest.raises(InputError, match="edges"):
         Histogram(np.arange(3.0)).merge(Histogram(np.arange(4.0)))
@@ -330,3 +340,24 @@ def test_layouts_devices_and_read_only_arrays_make_no_difference():
     for same in (frozen, channels_first, x.clone().requires_grad_(), x.numpy()[::1].astype(">f4")):
         assert Moments().update(same) == ref
     assert TopK(3).update(frozen) == TopK(3).update(x)
+
+
+def test_samples_without_a_label_can_be_masked():
+    x = torch.randn(4, 3, 2)
+    mask = torch.tensor([[True] * 3, [False] * 3, [True, False, True], [True] * 3])
+    found = LabelMoments().update(x, mask=mask, labels=[1, -100, 0, 1]).result()
+    assert found.counts.tolist() == [2, 6]
+
+
+def test_kernels_compile_where_no_cache_can_be_written(monkeypatch):
+    asked = []
+
+    def njit(**options):
+        asked.append(options)
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(kernels, "njit", njit)
+    assert kernels.compiled(max) is max
+    assert [options.get("cache", False) for options in asked] == [True, False]

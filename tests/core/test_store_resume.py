@@ -5,19 +5,31 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
-from store_helpers import RANGE, RECORD, SITES, files, rows, script
+from store_helpers import NURSERY, RANGE, SITES, files, rows, script
 
 from netloupe.core.errors import StoreError
 from netloupe.core.store import ShardRangeWriter, SiteSpec, Store, StoreWriter, finalize, open_store
 
 SETTINGS = {"rows_per_shard": 16, "subject": {"model": "sine"}, "seed": 3}
+
+
+def interrupted(folder, samples, digests=()):
+    """A recording that an exception ends; ``digests`` are (rows, digest) of the batches, else there is one batch."""
+    writer, start = StoreWriter(folder, SITES, **SETTINGS), 0
+    for count, digest in digests or [(samples, None)]:
+        writer.append(rows(start, start + count), digest=digest)
+        start += count
+    with pytest.raises(RuntimeError), writer:
+        raise RuntimeError("the network failed")
 
 
 def write(folder, start, stop, batch=11, **options):
@@ -33,81 +45,72 @@ def whole(tmp_path_factory):
     return files(folder)
 
 
-def test_a_chain_of_thirty_kills_ends_byte_identical(tmp_path):
+@pytest.fixture(scope="module")
+def nursery():
+    """Starts recorders in processes of their own: a folder, a total and a pause in, a process id out."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", script(NURSERY)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        yield process
+        process.stdin.close()
+
+
+def start_recorder(nursery, folder, total, pause, changes=None):
+    print(f"{folder}|{total}|{pause}|{changes}", file=nursery.stdin, flush=True)
+    return int(nursery.stdout.readline())
+
+
+def exit_status(nursery):
+    return int(nursery.stdout.readline())
+
+
+def test_a_chain_of_thirty_kills_ends_byte_identical(tmp_path, nursery):
     total, generator = 3000, random.Random(0)
     write(tmp_path / "unbroken", 0, total)
-    folder, kills = tmp_path / "killed", 0
-    command = [sys.executable, "-c", script(RECORD), str(folder), str(total), "0.004"]
-    while kills < 30:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(generator.uniform(0, 0.12))
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        kills += 1
-        if (folder / "manifest.json").exists():
-            assert files(folder).items() >= files(tmp_path / "unbroken").items()
+    expected, folder, killed = files(tmp_path / "unbroken"), tmp_path / "killed", 0
+    while killed < 30:
+        recorder = start_recorder(nursery, folder, total, 0.002)
+        time.sleep(generator.uniform(0, 0.1))
+        with suppress(ProcessLookupError):
+            os.kill(recorder, signal.SIGKILL)
+        killed += exit_status(nursery) == -signal.SIGKILL
+        if (folder / "manifest.json").exists():  # finished: begin a new chain
+            assert files(folder).items() >= expected.items()
             shutil.rmtree(folder)
-    done = subprocess.run([*command[:-1], "0"], capture_output=True, text=True, check=True)
-    assert done.stdout == "ready\ndone\n"
-    assert files(folder) == files(tmp_path / "unbroken")
+    start_recorder(nursery, folder, total, 0)
+    assert exit_status(nursery) == 0
+    assert files(folder) == expected
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing below it may clean up after itself."""
-
-
-def _count_system_calls(monkeypatch, die_at):
-    """Lets the process's ``die_at``-th change to the disk, and all after it, fail as if the process were gone."""
-    done = 0
-
-    def wrap(function):
-        def call(*arguments, **options):
-            nonlocal done
-            done += 1
-            if done > die_at:
-                raise Killed
-            return function(*arguments, **options)
-
-        return call
-
-    for name in ("write", "fsync", "unlink", "rename", "rmdir", "mkdir", "pwrite", "ftruncate"):
-        monkeypatch.setattr(os, name, wrap(getattr(os, name)))
-    return lambda: done
-
-
-def test_stopping_before_any_single_change_to_the_disk_can_be_resumed(tmp_path, monkeypatch):
-    """Every system call that changes the disk is, once, the last one that happens: also those of opening and closing."""
-    write(tmp_path / "unbroken", 0, 40)
-    expected, die_at, finished = files(tmp_path / "unbroken"), 0, False
-    while not finished:
-        folder = tmp_path / f"stopped{die_at}"
-        with monkeypatch.context() as patch:
-            _count_system_calls(patch, die_at)
-            try:
-                write(folder, 0, 40)
-                finished = True
-            except (Killed, StoreError):
-                pass
+def test_dying_before_any_single_change_to_the_disk_can_be_resumed(tmp_path, nursery):
+    """Every system call that changes the disk is, once, the one that never happens, from opening to closing."""
+    write(tmp_path / "unbroken", 0, 20)
+    expected, changes, status, committed = files(tmp_path / "unbroken"), 0, 9, set()
+    while status == 9:
+        folder = tmp_path / f"died{changes}"
+        start_recorder(nursery, folder, 20, 0, changes)
+        status = exit_status(nursery)
         with StoreWriter(folder, SITES, **SETTINGS, resume=True) as writer:
-            assert writer.samples_committed in (0, 16, 32, 40)
-            if writer.samples_committed < 40:
-                writer.append(rows(writer.samples_committed, 40))
-        assert files(folder) == expected, die_at
+            committed.add(writer.samples_committed)
+            if writer.samples_committed < 20:
+                writer.append(rows(writer.samples_committed, 20))
+        assert files(folder) == expected, changes
         shutil.rmtree(folder)
-        die_at += 1
-    assert die_at > 60
+        changes += 1
+    assert status == 0
+    assert committed == {0, 16, 20}
+    assert changes > 60
 
 
 def test_an_exception_keeps_whole_shards_and_removes_the_rest(tmp_path, whole):
     folder = tmp_path / "s"
-    with pytest.raises(RuntimeError), StoreWriter(folder, SITES, **SETTINGS) as writer:
-        writer.append(rows(0, 50))
-        raise RuntimeError("the network failed")
+    interrupted(folder, 50)
     assert not list(folder.rglob("*.partial"))
     assert not (folder / "lock").exists()
     part = Store(folder, partial=True)
@@ -152,9 +155,7 @@ def test_a_short_last_shard_is_written_anew(tmp_path, whole):
 @pytest.mark.parametrize("damage", ["missing", "short"])
 def test_a_committed_shard_that_lost_bytes_is_recorded_again(tmp_path, whole, damage):
     folder = tmp_path / "s"
-    with pytest.raises(RuntimeError), StoreWriter(folder, SITES, **SETTINGS) as writer:
-        writer.append(rows(0, 100))
-        raise RuntimeError
+    interrupted(folder, 100)
     shard = folder / "sites" / "02-labels" / "000003.safetensors"
     if damage == "missing":
         shard.unlink()
@@ -168,11 +169,7 @@ def test_a_committed_shard_that_lost_bytes_is_recorded_again(tmp_path, whole, da
 
 def test_digests_tell_whether_the_data_are_the_same(tmp_path):
     folder = tmp_path / "s"
-    with pytest.raises(RuntimeError), StoreWriter(folder, SITES, **SETTINGS) as writer:
-        writer.append(rows(0, 10), digest=7)
-        writer.append(rows(10, 20), digest="ab" * 16)
-        writer.append(rows(20, 40), digest=b"0123456789abcdef")
-        raise RuntimeError
+    interrupted(folder, 40, [(10, 7), (10, "ab" * 16), (20, b"0123456789abcdef")])
     with StoreWriter(folder, SITES, **SETTINGS, resume=True) as writer:
         assert writer.samples_committed == 32
         assert [(d.start, d.rows) for d in writer.expected_digests()] == [(0, 10), (10, 10), (20, 20)]
@@ -238,11 +235,11 @@ def test_ranges_may_end_in_any_order_and_missing_ones_are_named(tmp_path, whole)
     open_store(folder, SITES, **SETTINGS).close()
     with ShardRangeWriter(folder, 8) as writer:
         writer.append(rows(128, 200))
-    with pytest.raises(StoreError, match="shard 0 of .* is missing"):
+    with pytest.raises(StoreError, match=r"shard 0 of .* is missing"):
         finalize(folder)
     with ShardRangeWriter(folder, 0, 8) as writer:
         writer.append(rows(0, 100))
-    with pytest.raises(StoreError, match="shard 6 of .* has 4 of 16 rows and is not the last"):
+    with pytest.raises(StoreError, match=r"shard 6 of .* has 4 of 16 rows and is not the last"):
         finalize(folder)
     with ShardRangeWriter(folder, 0, 8) as writer:
         assert writer.samples_committed == 96
@@ -273,29 +270,29 @@ def test_two_writers_of_one_shard_and_early_finalizing_are_refused(tmp_path):
     assert Store(folder).verify() == []
 
 
-def test_a_second_writer_is_refused_here_and_from_another_process(tmp_path):
+def test_a_second_writer_is_refused_here_and_from_another_process(tmp_path, nursery):
     folder = tmp_path / "s"
     with StoreWriter(folder, SITES, **SETTINGS) as writer:
         writer.append(rows(0, 20))
         with pytest.raises(StoreError, match="another writer is recording"):
             StoreWriter(folder, SITES, **SETTINGS, resume=True)
-        other = subprocess.run(
-            [sys.executable, "-c", script(RECORD), str(folder), "20", "0"], capture_output=True, text=True, check=False
-        )
-        assert other.returncode != 0
-        assert "another writer is recording" in other.stderr
+        start_recorder(nursery, folder, 20, 0)
+        assert exit_status(nursery) == 2
+        assert "another writer is recording" in nursery.stderr.readline()
     assert Store(folder).samples == 20
 
 
 def test_a_forked_child_does_not_keep_the_lock(tmp_path):
     folder = tmp_path / "s"
     writer = StoreWriter(folder, SITES, **SETTINGS)
-    read, write_end = os.pipe()
+    (read, write_end), (begun, started) = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
+        os.write(started, b"x")
         os.read(read, 1)  # lives on, as a data loader's worker would
         os._exit(0)
     try:
+        os.read(begun, 1)
         os.close(writer._store._lock._descriptor)  # what the kernel does when the parent dies
         writer._store._lock._descriptor = None
         with StoreWriter(folder, SITES, **SETTINGS, resume=True) as again:
@@ -303,7 +300,7 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path):
     finally:
         os.write(write_end, b"x")
         os.waitpid(child, 0)
-        os.close(read)
-        os.close(write_end)
+        for descriptor in (read, write_end, begun, started):
+            os.close(descriptor)
     writer.abort()
     assert Path(folder / "manifest.json").exists()

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import torch
-from scipy.linalg import get_blas_funcs
+from jaxtyping import Float
 
 from netloupe.core.errors import InputError
 from netloupe.core.statistics.base import Array, Mergeable, Statistic
@@ -19,12 +18,11 @@ class CovarianceResult:
     """Joint second moments of one site's units over ``count`` rows, float64."""
 
     count: int
-    mean: np.ndarray
-    """``(unit,)``"""
-    scatter: np.ndarray
+    mean: Float[np.ndarray, unit]
+    scatter: Float[np.ndarray, "unit unit"]
     """``(unit, unit)``: sums of products of deviations from the mean."""
 
-    def covariance(self, ddof: int = 0) -> np.ndarray:
+    def covariance(self, ddof: int = 0) -> Float[np.ndarray, "unit unit"]:
         """``(unit, unit)`` scatter divided by ``count - ddof``; the default is the population covariance."""
         return self.scatter / _divisor(self.count, ddof)
 
@@ -39,27 +37,24 @@ class CrossCovarianceResult:
     """Joint second moments of two sites, a and b, over ``count`` rows, float64."""
 
     count: int
-    mean_a: np.ndarray
-    """``(unit_a,)``"""
-    mean_b: np.ndarray
-    """``(unit_b,)``"""
-    scatter: np.ndarray
+    mean_a: Float[np.ndarray, unit_a]
+    mean_b: Float[np.ndarray, unit_b]
+    scatter: Float[np.ndarray, "unit_a unit_b"]
     """``(unit_a, unit_b)``: sums of products of deviations from the means."""
-    squares_a: np.ndarray
+    squares_a: Float[np.ndarray, unit_a]
     """``(unit_a,)``: each unit's sum of squared deviations."""
-    squares_b: np.ndarray
-    """``(unit_b,)``"""
-    scatter_a: np.ndarray | None = None
+    squares_b: Float[np.ndarray, unit_b]
+    scatter_a: Float[np.ndarray, "unit_a unit_a"] | None = None
     """``(unit_a, unit_a)``, where ``own=True``."""
-    scatter_b: np.ndarray | None = None
+    scatter_b: Float[np.ndarray, "unit_b unit_b"] | None = None
     """``(unit_b, unit_b)``, where ``own=True``."""
 
     @property
-    def cross(self) -> np.ndarray:
+    def cross(self) -> Float[np.ndarray, "unit_a unit_b"]:
         """``(unit_a, unit_b)`` population cross-covariance (divided by ``count``)."""
         return self.scatter / self.count
 
-    def cross_with(self, ddof: int) -> np.ndarray:
+    def cross_with(self, ddof: int) -> Float[np.ndarray, "unit_a unit_b"]:
         """The cross-covariance divided by ``count - ddof``."""
         return self.scatter / _divisor(self.count, ddof)
 
@@ -182,7 +177,7 @@ class CrossCovariance(Mergeable[CrossCovarianceResult]):
             self.n_units = a.n_units
         mean_a, rows_a = _centre(a.rows)
         mean_b, rows_b = _centre(b.rows)
-        scatter = (torch.from_numpy(rows_a).T @ torch.from_numpy(rows_b)).numpy()
+        scatter = rows_a.T @ rows_b
         squares = np.einsum("ij,ij->j", rows_a, rows_a), np.einsum("ij,ij->j", rows_b, rows_b)
         own = (_gram(rows_a), _gram(rows_b)) if self.own else None
         self._join(a.n_rows, mean_a, mean_b, scatter, squares, own)
@@ -232,11 +227,8 @@ def _centre(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _gram(centred: np.ndarray) -> np.ndarray:
-    """``centred.T @ centred``, computing one triangle only."""
-    (syrk,) = get_blas_funcs(("syrk",), dtype=np.float64)
-    half = syrk(1.0, centred.T)
-    upper = np.triu(half)
-    return upper + np.triu(half, 1).T
+    """``centred.T @ centred``; numpy sees that both are one array, computes one triangle and mirrors it."""
+    return centred.T @ centred
 
 
 def _divisor(count: int, ddof: int) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from netloupe.core.errors import InputError
 from netloupe.core.statistics.base import Statistic
@@ -18,11 +19,11 @@ from netloupe.core.statistics.kernels import block_histogram, block_histogram_pe
 class HistogramResult:
     """Counts are int64 ``(bin,)``, ``under`` and ``over`` scalars; with a leading unit axis where units are apart."""
 
-    edges: np.ndarray
-    counts: np.ndarray
-    under: np.ndarray
+    edges: Float[np.ndarray, bin + 1]
+    counts: Int[np.ndarray, "*unit bin"]
+    under: Int[np.ndarray, "*unit"]
     """Values below the first edge."""
-    over: np.ndarray
+    over: Int[np.ndarray, "*unit"]
     """Values above the last edge."""
 
     @property
@@ -31,7 +32,7 @@ class HistogramResult:
         return int(self.counts.sum() + self.under.sum() + self.over.sum())
 
     @property
-    def density(self) -> np.ndarray:
+    def density(self) -> Float[np.ndarray, "*unit bin"]:
         """Counts divided by bin width and by all values seen (of the unit): integrates to 1 minus what fell outside."""
         total = self.counts.sum(axis=-1, keepdims=True) + self.under[..., None] + self.over[..., None]
         return self.counts / (total * np.diff(self.edges))
@@ -51,7 +52,7 @@ class Histogram(Statistic[HistogramResult]):
     _options = ("edges", "per_unit")
     _fields = ("table",)
 
-    def __init__(self, edges: np.ndarray, per_unit: bool = False) -> None:
+    def __init__(self, edges: Float[np.ndarray, bin + 1], per_unit: bool = False) -> None:
         super().__init__()
         array = np.array(edges, np.float64)
         if array.ndim != 1 or len(array) < 2 or not np.isfinite(array).all() or not (np.diff(array) > 0).all():

@@ -7,7 +7,7 @@ and touch each accumulator once per eight rows. Every kernel reads rows ``start`
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -20,9 +20,14 @@ FLOAT32_BITS = {4: np.uint32, 8: np.uint64}
 def compiled(function: F) -> F:
     """Compile without the interpreter lock; remember the machine code on disk where there is a place for it."""
     try:
-        return njit(nogil=True, cache=True)(function)
+        return cast(F, njit(nogil=True, cache=True)(function))
     except RuntimeError:  # neither the package's folder nor the user's cache folder can be written
-        return njit(nogil=True)(function)
+        return cast(F, njit(nogil=True)(function))
+
+
+def inlined(function: F) -> F:
+    """For a small function called in a kernel's innermost loop: copied into it, as passing arrays is not free."""
+    return cast(F, njit(inline="always")(function))
 
 
 @compiled
@@ -153,6 +158,18 @@ def block_bits(halves, start, stop, drop, table):
 
 
 @compiled
+def count_bits(halves, drop, table):
+    """The same counts of all rows, one by one, into a single table."""
+    seen, rest = np.uint16(0), np.uint16((1 << drop) - 1)
+    for row in range(halves.shape[0]):
+        for i in range(0, halves.shape[1], 2):
+            low, high = halves[row, i], halves[row, i + 1]
+            seen |= low | (high & rest)
+            table[high >> drop] += 1
+    return seen
+
+
+@compiled
 def add_tables(tables, counts):
     """Add all ``tables[worker, lane, bin]`` to ``counts[bin]``."""
     for worker in range(tables.shape[0]):
@@ -177,7 +194,7 @@ def block_bits_per_unit(halves, start, stop, drop, first_unit, last_unit, table)
 def bin_of(x, edges, scale):
     """0 below the first edge, i + 1 in bin i, ``len(edges)`` above the last edge; ``scale`` 0 for uneven edges."""
     last = len(edges) - 1
-    if x < edges[0]:
+    if not x >= edges[0]:  # also NaN, which must not reach the arithmetic below before it is refused
         return 0
     if x >= edges[last]:
         return last if x == edges[last] else last + 1
@@ -253,3 +270,27 @@ def best_threshold_of(values, hits, threshold, accuracy):
             if score > accuracy[unit]:
                 middle = low + 0.5 * (high - low)
                 threshold[unit], accuracy[unit] = (middle if middle < high else low), score
+
+
+@compiled
+def class_means(rows, classes, counts, first_unit, last_unit, means):
+    """Mean of each class's rows for units ``first_unit`` to ``last_unit``, summed around the first row."""
+    means[:, first_unit:last_unit] = 0.0
+    for row in range(rows.shape[0]):
+        c = classes[row]
+        for unit in range(first_unit, last_unit):
+            means[c, unit] += rows[row, unit] - np.float64(rows[0, unit])
+    for c in range(means.shape[0]):
+        for unit in range(first_unit, last_unit):
+            means[c, unit] = rows[0, unit] + means[c, unit] / counts[c]
+
+
+@compiled
+def class_squares(rows, classes, means, first_unit, last_unit, squares):
+    """Sum of squared deviations from the class mean, per class and unit."""
+    squares[:, first_unit:last_unit] = 0.0
+    for row in range(rows.shape[0]):
+        c = classes[row]
+        for unit in range(first_unit, last_unit):
+            offset = rows[row, unit] - means[c, unit]
+            squares[c, unit] += offset * offset

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from netloupe.core.errors import InputError
 from netloupe.core.statistics.base import Statistic
 from netloupe.core.statistics.batch import Batch
+from netloupe.core.statistics.blocks import BlockPass
+from netloupe.core.statistics.kernels import class_means, class_squares
 
 Second = Literal["trace", "diagonal", "full"]
 
@@ -18,11 +21,11 @@ Second = Literal["trace", "diagonal", "full"]
 class LabelMomentsResult:
     """Per class ``c`` of C, over the rows that carry its label; floats are float64."""
 
-    counts: np.ndarray
+    counts: Int[np.ndarray, "class"]
     """int64 ``(class,)``."""
-    means: np.ndarray
+    means: Float[np.ndarray, "class unit"]
     """``(class, unit)``; NaN for a class without rows."""
-    within: np.ndarray
+    within: Float[np.ndarray, ...]
     """Scatter around the class means (sums, not divided): ``trace`` ``(class,)`` sums over units; ``diagonal``
     ``(class, unit)``; ``full`` ``(unit, unit)`` summed over classes."""
     second: Second
@@ -33,7 +36,7 @@ class LabelMomentsResult:
         return int(self.counts.sum())
 
     @property
-    def global_mean(self) -> np.ndarray:
+    def global_mean(self) -> Float[np.ndarray, unit]:
         """``(unit,)``: mean over all rows, so classes weigh by their counts."""
         seen = self.counts > 0
         return self.counts[seen] @ self.means[seen] / self.count
@@ -51,7 +54,7 @@ class LabelMomentsResult:
         return float(self.counts[seen] @ (offset**2).sum(axis=1))
 
     @property
-    def within_covariance(self) -> np.ndarray:
+    def within_covariance(self) -> Float[np.ndarray, "unit unit"]:
         """``(unit, unit)``: pooled within-class covariance divided by the number of rows; needs ``full``."""
         if self.second != "full":
             raise InputError(f"LabelMoments kept second={self.second!r}: build it with second='full'")
@@ -98,7 +101,9 @@ class LabelMoments(Statistic[LabelMomentsResult]):
         super()._check(batch)
         if batch.labels is None:
             raise InputError("LabelMoments was updated without labels: pass labels, one integer per sample")
-        low, high = int(batch.labels.min()), int(batch.labels.max())
+        if batch.n_rows == 0:
+            return
+        low, high = int(batch.row_labels.min()), int(batch.row_labels.max())
         if low < 0:
             raise InputError(f"labels hold {low}, expected 0 or more: mask or drop samples without a label")
         if self.n_classes is not None and high >= self.n_classes:
@@ -117,21 +122,8 @@ class LabelMoments(Statistic[LabelMomentsResult]):
             if self.second != "full":
                 self.within = np.pad(self.within, [(0, more)] + [(0, 0)] * (self.within.ndim - 1))
 
-    def _update(self, batch: Batch) -> None:
-        labels = batch.row_labels
-        order = np.argsort(labels, kind="stable")
-        present, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
-        rows = batch.rows[order].astype(np.float64)
-        means = np.add.reduceat(rows, starts, axis=0) / counts[:, None]
-        rows -= np.repeat(means, counts, axis=0)
-        if self.second == "full":
-            within = rows.T @ rows
-        elif self.second == "trace":
-            within = np.add.reduceat(np.einsum("ij,ij->i", rows, rows), starts)
-        else:
-            within = np.add.reduceat(rows * rows, starts, axis=0)
-        self._grow(int(present[-1]) + 1)
-        self._join(present, counts, means, within)
+    def _begin(self, batch: Batch, n_workers: int) -> BlockPass:
+        return _LabelsPass(self, batch)
 
     def _merge(self, other: Self) -> None:
         self._grow(len(other.counts))
@@ -153,3 +145,30 @@ class LabelMoments(Statistic[LabelMomentsResult]):
             self.within[present] += within + weight[:, None] * delta**2
         self.means[present] += delta * share[:, None]
         self.counts[present] += counts
+
+
+class _LabelsPass(BlockPass):
+    """Twice over the batch once it is known to be finite, threads sharing out the units."""
+
+    def __init__(self, statistic: LabelMoments, batch: Batch) -> None:
+        self.statistic, self.rows = statistic, batch.rows
+        self.present, self.classes, self.counts = np.unique(batch.row_labels, return_inverse=True, return_counts=True)
+        shape = (len(self.present), batch.n_units)
+        self.means, self.squares = np.empty(shape), np.empty(shape)
+
+    def finish(self, worker: int, n_workers: int) -> None:
+        n_units = self.rows.shape[1]
+        first, last = worker * n_units // n_workers, (worker + 1) * n_units // n_workers
+        class_means(self.rows, self.classes, self.counts, first, last, self.means)
+        if self.statistic.second != "full":
+            class_squares(self.rows, self.classes, self.means, first, last, self.squares)
+
+    def commit(self) -> None:
+        done = self.statistic
+        if done.second == "full":
+            centred = self.rows - self.means[self.classes]
+            within = centred.T @ centred
+        else:
+            within = self.squares if done.second == "diagonal" else self.squares.sum(axis=1)
+        done._grow(int(self.present[-1]) + 1)
+        done._join(self.present, self.counts, self.means, within)

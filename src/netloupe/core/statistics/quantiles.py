@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from netloupe.core.errors import InputError
 from netloupe.core.statistics.base import Statistic
 from netloupe.core.statistics.batch import Batch
 from netloupe.core.statistics.blocks import BlockPass
-from netloupe.core.statistics.kernels import add_tables, block_bits, block_bits_per_unit
+from netloupe.core.statistics.kernels import add_tables, block_bits, block_bits_per_unit, count_bits
 
 _SITE_BITS, _UNIT_BITS = 16, 12
+_SMALL = 1 << 16  # up to so many values, clearing tables for every thread costs more than counting
 _LANES = 4
 _PADDING = 1040  # keeps the lanes' equal bins out of the same cache set
 
@@ -28,14 +30,14 @@ class QuantilesResult:
 
     count: int
     """Values seen (per unit where units are apart)."""
-    values: np.ndarray
-    lower: np.ndarray
-    upper: np.ndarray
-    counts: np.ndarray
+    values: Float[np.ndarray, bin]
+    lower: Float[np.ndarray, bin]
+    upper: Float[np.ndarray, bin]
+    counts: Int[np.ndarray, "*unit bin"]
     relative_error: float
     """Bound of ``|value seen - representative| / |value seen|``; 0 when every value was representable."""
 
-    def quantile(self, q: float | np.ndarray) -> np.ndarray:
+    def quantile(self, q: float | Float[np.ndarray, "*q"]) -> Float[np.ndarray, ...]:
         """The smallest representative whose cumulative share reaches ``q``; shape of ``q`` (then ``unit``).
 
         Within ``relative_error`` of the order statistic number ``ceil(q * count)`` (the inverted empirical
@@ -50,13 +52,13 @@ class QuantilesResult:
         found = np.stack([self.values[np.searchsorted(row, ranks, side="left")] for row in cumulative], axis=-1)
         return found if self.counts.ndim == 2 else found[..., 0]
 
-    def cdf(self, x: float | np.ndarray) -> np.ndarray:
+    def cdf(self, x: float | Float[np.ndarray, "*x"]) -> Float[np.ndarray, ...]:
         """The share of values at most ``x``; shape of ``x`` (then ``unit``). Bins are taken as all at their value."""
         before = np.concatenate([np.zeros_like(self.counts[..., :1]), np.cumsum(self.counts, axis=-1)], axis=-1)
         at = np.searchsorted(self.values, np.asarray(x, np.float64), side="right")
         return np.moveaxis(before[..., at], 0, -1) / self.count if before.ndim == 2 else before[at] / self.count
 
-    def histogram(self, edges: np.ndarray) -> np.ndarray:
+    def histogram(self, edges: Float[np.ndarray, bin + 1]) -> Float[np.ndarray, bin * unit]:
         """Counts between ``edges`` for figures, float64 ``(len(edges) - 1,)`` (then ``unit``).
 
         A bin that an edge cuts is shared out in proportion to width, as if its values were spread evenly; exact
@@ -84,8 +86,8 @@ class Quantiles(Statistic[QuantilesResult]):
     ``[L, L(1 + 2^-7 / m))``, ``m`` in [1, 2), and the bin's midpoint is within ``2^-8 |x|``; in general
     ``2^-(bits - 8) |x|``. When every value seen had zeros in the remaining bits (bfloat16 activations at 16 bits,
     small integers) the lower edge is returned and is exact. Zero is exact; values below float32's smallest normal
-    number (1.2e-38) are within ``2^(7 - bits)`` of that number. float64 values are first cut (not rounded) to
-    float32, which adds ``2^-23`` to the bound; beyond float32's range they count as its largest number.
+    number (1.2e-38) are within ``2^(9 - bits)`` of that number. float64 values are cut (not rounded) to float32,
+    which leaves them in their bin; beyond float32's range they count as its largest number.
 
     Why not KLL or t-digest: their merge depends on order (and KLL's on random draws). Adding integer counts is
     exact, commutative and associative, so a resumed, sharded or reordered run gives the same bits.
@@ -123,7 +125,7 @@ class Quantiles(Statistic[QuantilesResult]):
         inner = np.where(lower >= 0, lower, upper)
         values = np.where((inner == 0) | exact, inner, (lower + upper) / 2)
         lower[zero] = np.where(exact, 0.0, lower[zero - 1])
-        bound = 0.0 if exact else 2.0 ** -(self.bits - 8) + 2.0**-23
+        bound = 0.0 if exact else 2.0 ** -(self.bits - 8)
         count = self.n_rows * (1 if self.per_unit else self.n_units or 1)
         return QuantilesResult(count, values[seen], lower[seen], upper[seen], counts[..., seen], bound)
 
@@ -133,7 +135,9 @@ class Quantiles(Statistic[QuantilesResult]):
         self.exact = True
 
     def _begin(self, batch: Batch, n_workers: int) -> BlockPass:
-        return (_UnitPass if self.per_unit else _SitePass)(self, batch, n_workers)
+        if self.per_unit:
+            return _UnitPass(self, batch, n_workers)
+        return (_SitePass if batch.rows.size > _SMALL else _SmallPass)(self, batch, n_workers)
 
     def _merge(self, other: Self) -> None:
         self.table = self.table + other.table
@@ -166,6 +170,19 @@ class _SitePass(BlockPass):
         done = self.quantiles
         add_tables(self.table, done.table)
         done.exact = bool(done.exact) and not self.cut and not any(self.rest)
+
+
+class _SmallPass(BlockPass):
+    """Few values: straight into the statistic's own table."""
+
+    def __init__(self, quantiles: Quantiles, batch: Batch, n_workers: int) -> None:
+        self.quantiles = quantiles
+        self.halves, self.cut = _float32_halves(batch.rows)
+
+    def commit(self) -> None:
+        done = self.quantiles
+        rest = bool(count_bits(self.halves, np.uint16(16 - done.bits), done.table))
+        done.exact = bool(done.exact) and not self.cut and not rest
 
 
 class _UnitPass(BlockPass):

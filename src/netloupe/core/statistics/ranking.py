@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from jaxtyping import Bool, Float, Shaped
 
 from netloupe.core.errors import InputError
-from netloupe.core.statistics.base import Array
 from netloupe.core.statistics.batch import prepare
 from netloupe.core.statistics.kernels import average_precision_of, best_threshold_of
+
+Scores = Shaped[torch.Tensor, "sample unit"] | Shaped[np.ndarray, "sample unit"]
+Positives = Bool[torch.Tensor, "sample"] | Bool[np.ndarray, "sample"]
 
 _CHUNK_VALUES = 1 << 22  # sorted at a time: bounds the working memory at about 100 MB
 
 
-def average_precision(scores: Array, positives: Array) -> np.ndarray:
+def average_precision(scores: Scores, positives: Positives) -> Float[np.ndarray, unit]:
     """Average precision of each unit's value as a detector of ``positives``; float64 ``(unit,)``.
 
     ``AP = sum_t (R_t - R_(t-1)) P_t`` over the distinct values t in falling order, P and R the precision and recall
@@ -38,7 +42,7 @@ def average_precision(scores: Array, positives: Array) -> np.ndarray:
     return found
 
 
-def best_threshold(scores: Array, positives: Array) -> tuple[np.ndarray, np.ndarray]:
+def best_threshold(scores: Scores, positives: Positives) -> tuple[Float[np.ndarray, unit], Float[np.ndarray, unit]]:
     """The threshold on each unit's value with the best balanced accuracy; both float64 ``(unit,)``.
 
     A sample is called positive when its value is strictly greater than the threshold. Balanced accuracy is the
@@ -66,7 +70,7 @@ def best_threshold(scores: Array, positives: Array) -> tuple[np.ndarray, np.ndar
     return thresholds, accuracy
 
 
-def _check(scores: Array, positives: Array) -> tuple[np.ndarray, np.ndarray]:
+def _check(scores: Scores, positives: Positives) -> tuple[np.ndarray, np.ndarray]:
     if getattr(scores, "ndim", 0) != 2:
         raise InputError(f"scores have {getattr(scores, 'ndim', 0)} axes, expected (sample, unit)")
     batch = prepare(scores)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from netloupe.core.errors import InputError
 from netloupe.core.statistics.base import Statistic
@@ -13,18 +14,18 @@ from netloupe.core.statistics.batch import Batch
 from netloupe.core.statistics.blocks import BlockPass, block_rows
 from netloupe.core.statistics.topk_kernels import merge_lists, offer_strips, strip_maxima
 
-STRIP = 32
+STRIP = 16
 
 
 @dataclass(frozen=True, eq=False)
 class TopKResult:
     """Best first; all arrays ``(unit, rank)`` with ``rank`` at most k (fewer when fewer samples were seen)."""
 
-    values: np.ndarray
+    values: Float[np.ndarray, "unit rank"]
     """float64."""
-    samples: np.ndarray
+    samples: Int[np.ndarray, "unit rank"]
     """int64: the sample's index in the data set."""
-    positions: np.ndarray
+    positions: Int[np.ndarray, "unit rank"]
     """int64: the position inside the sample; 0 where activations have no positions."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from netloupe.core.statistics.kernels import compiled
+from netloupe.core.statistics.kernels import compiled, inlined
 
 
 @compiled
@@ -27,37 +27,30 @@ def strip_maxima(rows, start, stop, strip, sign, maxima):
                 maxima[index, unit] = max(maxima[index, unit], rows[row, unit] * sign)
 
 
-@compiled
+@inlined
 def better(key, sample, position, other_key, other_sample, other_position):
     """Whether the first entry comes before the second: larger key, then smaller sample, then smaller position."""
-    if key != other_key:
-        return key > other_key
-    if sample != other_sample:
-        return sample < other_sample
-    return position < other_position
+    return key > other_key or (
+        key == other_key and (sample < other_sample or (sample == other_sample and position < other_position))
+    )
 
 
-@compiled
-def offer(keys, samples, positions, unit, key, sample, position, distinct):
+@inlined
+def offer(keys, samples, positions, key, sample, position, distinct):
     """Put an entry into one unit's sorted list if it belongs there."""
-    slot = keys.shape[1] - 1
-    if not better(key, sample, position, keys[unit, slot], samples[unit, slot], positions[unit, slot]):
-        return
-    if distinct:
-        for i in range(keys.shape[1]):
-            if samples[unit, i] == sample:
+    slot = len(keys) - 1
+    enters = better(key, sample, position, keys[slot], samples[slot], positions[slot])
+    if enters and distinct:
+        for i in range(len(keys)):
+            if samples[i] == sample:
                 slot = i
-                if not better(key, sample, position, keys[unit, i], sample, positions[unit, i]):
-                    return
+                enters = better(key, sample, position, keys[i], sample, positions[i])
                 break
-    while slot > 0 and better(
-        key, sample, position, keys[unit, slot - 1], samples[unit, slot - 1], positions[unit, slot - 1]
-    ):
-        keys[unit, slot] = keys[unit, slot - 1]
-        samples[unit, slot] = samples[unit, slot - 1]
-        positions[unit, slot] = positions[unit, slot - 1]
-        slot -= 1
-    keys[unit, slot], samples[unit, slot], positions[unit, slot] = key, sample, position
+    if enters:
+        while slot > 0 and better(key, sample, position, keys[slot - 1], samples[slot - 1], positions[slot - 1]):
+            keys[slot], samples[slot], positions[slot] = keys[slot - 1], samples[slot - 1], positions[slot - 1]
+            slot -= 1
+        keys[slot], samples[slot], positions[slot] = key, sample, position
 
 
 @compiled
@@ -67,7 +60,7 @@ def merge_lists(keys, samples, positions, other_keys, other_samples, other_posit
         for i in range(keys.shape[1]):
             if other_samples[unit, i] >= 0:
                 offer(
-                    keys, samples, positions, unit,
+                    keys[unit], samples[unit], positions[unit],
                     other_keys[unit, i], other_samples[unit, i], other_positions[unit, i], distinct,
                 )  # fmt: skip
 
@@ -113,6 +106,7 @@ def offer_strips(
     k, n_strips, width = keys.shape[1], maxima.shape[0], 16
     best = np.empty(k, maxima.dtype)
     tile, tops = np.empty((n_strips, width), maxima.dtype), np.empty((n_groups, width), maxima.dtype)
+    own_keys, own_samples, own_positions = np.empty(k), np.empty(k, np.int64), np.empty(k, np.int64)
     for first in range(first_unit, last_unit, width):
         last = min(first + width, last_unit)
         load_tile(maxima, groups, first, last - first, tile, tops)
@@ -123,14 +117,14 @@ def offer_strips(
             if candidates == 0:
                 continue
             bound = kth_largest(tops, unit - first, best) if candidates > k else best.dtype.type(-np.inf)
+            own_keys[:], own_samples[:], own_positions[:] = keys[unit], samples[unit], positions[unit]
             for strip in range(n_strips):
-                top, worst = tile[strip, unit - first], keys[unit, k - 1]
+                top, worst = tile[strip, unit - first], own_keys[k - 1]
                 if top < bound or top < worst or (in_order and top == worst):
                     continue
                 for row in range(starts[strip], starts[strip + 1]):
                     key = rows[row, unit] * sign
-                    if key >= bound and key >= keys[unit, k - 1]:
-                        offer(
-                            keys, samples, positions, unit,
-                            np.float64(key), row_samples[row], row_positions[row], distinct,
-                        )  # fmt: skip
+                    if key >= bound and key >= own_keys[k - 1]:
+                        sample, position = row_samples[row], row_positions[row]
+                        offer(own_keys, own_samples, own_positions, np.float64(key), sample, position, distinct)
+            keys[unit], samples[unit], positions[unit] = own_keys, own_samples, own_positions

@@ -117,10 +117,12 @@ class FolderLock:
     def release(self) -> None:
         """Removes the lock file and lets the next writer in; safe to call twice."""
         if self._descriptor is not None:
-            with suppress(OSError):
-                self.path.unlink()
-            os.close(self._descriptor)
-            self._descriptor = None
+            descriptor, self._descriptor = self._descriptor, None
+            try:
+                with suppress(OSError):
+                    self.path.unlink()
+            finally:
+                os.close(descriptor)
 
     @staticmethod
     def _forget_after_fork() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+_HUGE = 2**21  # where address and file offset agree modulo this, the kernel can map cached files in pages of this size
 _MAP_FIXED = 0x10  # the same on Linux, macOS and the BSDs; Python's mmap module does not export it
 
 
@@ -29,8 +30,10 @@ def side_by_side(files: Sequence[tuple[Path, int]], shard_bytes: int, last_bytes
         return None
     total = shard_bytes * (len(files) - 1) + last_bytes
     # this mapping owns the stretch: when the array goes, it releases the files mapped over it as well
-    region = mmap.mmap(-1, total, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
+    region = mmap.mmap(-1, total + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
     array = np.frombuffer(region, np.uint8)
+    begin = (files[0][1] - array.ctypes.data) % _HUGE
+    array = array[begin : begin + total]
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]

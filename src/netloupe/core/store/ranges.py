@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -124,15 +125,19 @@ class ShardRangeWriter:
         True if samples ``start`` to ``start + rows`` were one recorded batch with this digest, False if no such batch
         was recorded; StoreError if it was and its digest differs.
         """
-        known = {(entry.start, entry.rows): entry.digest for entry in self.expected_digests()}
-        if (start, rows) not in known:
+        expected = self._digests.get((start, rows))
+        if expected is None:
             return False
-        if known[start, rows] != hex_digest(digest):
+        if expected != hex_digest(digest):
             raise StoreError(
                 f"samples {start} to {start + rows} are not the data that {self._layout.path} was begun with; "
                 f"resume with the same data in the same order or record into another folder"
             )
         return True
+
+    @cached_property
+    def _digests(self) -> dict[tuple[int, int], str]:
+        return {(entry.start, entry.rows): entry.digest for entry in self.expected_digests()}
 
     def append(self, batch: Mapping[str, Any], digest: bytes | int | str | None = None) -> None:
         """Adds the next ``n`` samples: for every site a tensor or array of shape ``(n, *row_shape)``.

@@ -12,7 +12,7 @@ import fcntl
 import json
 import math
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,21 +90,24 @@ class PartialFile:
         self.partial = path.with_name(path.name + ".partial")
         self._spec, self._rows_per_shard = spec, rows_per_shard
         self._descriptor: int | None = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._hash = xxhash.xxh3_128()
+        self._bytes = 0
         try:
             # writers of different shard ranges do not share a lock; this one refuses two writers of the same shard
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(self._descriptor, 0)
         except OSError as error:
             os.close(self._descriptor)
-            self._descriptor = None
-            if error.errno == errno.EWOULDBLOCK:
-                raise StoreError(
-                    f"another writer is recording shard {path}; give every writer a range of shards of its own"
-                ) from error
+            if error.errno != errno.EWOULDBLOCK:
+                raise
+            raise StoreError(
+                f"another writer is recording shard {path}; give every writer a range of shards of its own"
+            ) from error
+        try:
+            os.ftruncate(self._descriptor, 0)
+            self.write(memoryview(header(spec, rows_per_shard, rows_per_shard)))
+        except OSError:
+            self.discard()
             raise
-        self._hash = xxhash.xxh3_128()
-        self._bytes = 0
-        self.write(memoryview(header(spec, rows_per_shard, rows_per_shard)))
 
     def write(self, data: memoryview) -> None:
         assert self._descriptor is not None
@@ -136,10 +139,12 @@ class PartialFile:
 
     def discard(self) -> None:
         if self._descriptor is not None:
-            with suppress(OSError):
-                self.partial.unlink()
-            os.close(self._descriptor)
-            self._descriptor = None
+            descriptor, self._descriptor = self._descriptor, None
+            try:
+                with suppress(OSError):
+                    self.partial.unlink()
+            finally:
+                os.close(descriptor)
 
 
 @dataclass
@@ -188,5 +193,6 @@ class PartialShard:
             raise
 
     def discard(self) -> None:
-        for file in self.files.values():
-            file.discard()
+        with ExitStack() as every:  # each file's turn comes, whatever happens to the others
+            for file in self.files.values():
+                every.callback(file.discard)

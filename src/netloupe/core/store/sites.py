@@ -121,7 +121,7 @@ class StoredSite:
             )
         per_epoch = -(-len(self) // batch_size)
         per_block = max(1, _BLOCK_BYTES // (batch_size * self.spec.row_bytes))
-        for epoch in range(start_batch // per_epoch, epochs):
+        for epoch in range(start_batch // max(1, per_epoch), epochs):
             order = np.random.default_rng([seed, epoch]).permutation(len(self))
             skipped = max(0, start_batch - epoch * per_epoch)
             for block in range(skipped, per_epoch, per_block):
@@ -159,7 +159,7 @@ class StoredSite:
         if first + stop - start <= self._rows_per_shard:
             return self._view(shard, first, stop - start).view(stop - start, *self.spec.row_shape)
         out = torch.empty((stop - start, *self.spec.row_shape), dtype=self.dtype)
-        data = memoryview(out.reshape(-1).view(torch.uint8).numpy())
+        data = out.reshape(-1).view(torch.uint8).numpy().data
         while start < stop:
             shard, first = divmod(start, self._rows_per_shard)
             rows = min(stop - start, self._rows_per_shard - first)

@@ -28,7 +28,6 @@ _DTYPES: dict[str, tuple[torch.dtype, type, str]] = {
     "uint8": (torch.uint8, np.uint8, "U8"),
     "bool": (torch.bool, np.bool_, "BOOL"),
 }
-_NAMES = {entry[0]: name for name, entry in _DTYPES.items()}
 _SHARD_BYTES = 64 * 2**20
 _FOLDER_CHARACTERS = 80
 _DEFAULT_AXES = {0: (), 1: ("unit",), 2: ("position", "unit")}
@@ -36,12 +35,11 @@ _DEFAULT_AXES = {0: (), 1: ("unit",), 2: ("position", "unit")}
 
 def dtype_name(dtype: Any) -> str:
     """Name of a torch, numpy or textual number type, e.g. ``"float32"``; StoreError if a store cannot hold it."""
-    name = dtype if isinstance(dtype, str) else _NAMES.get(dtype) if isinstance(dtype, torch.dtype) else None
-    if name is None:
-        try:
-            name = np.dtype(dtype).name
-        except TypeError:
-            name = str(dtype)
+    given: Any = dtype
+    try:
+        name = str(given).removeprefix("torch.") if isinstance(given, str | torch.dtype) else np.dtype(given).name
+    except TypeError:
+        name = str(given)
     if name not in _DTYPES:
         raise StoreError(f"a store cannot hold numbers of type {name}; convert them to one of {', '.join(_DTYPES)}")
     return name

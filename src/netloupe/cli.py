@@ -1,0 +1,348 @@
+"""The command line: ``netloupe inspect | record | store | studies | study | train | compare``.
+
+With ``--json`` a command prints exactly one JSON document to standard output; everything else goes to standard error.
+Bad input is one sentence and exit status 2, Ctrl-C is 130.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from netloupe.core.errors import InputError, NetloupeError, StoreError
+
+Positional = tyro.conf.Positional
+Json = Annotated[
+    bool, tyro.conf.arg(name="json", help="print one JSON document to standard output", help_behavior_hint="")
+]
+_LOG = Console(stderr=True, highlight=False)
+_OUT = Console(highlight=False, soft_wrap=True)
+
+
+@dataclass
+class Inspect:
+    """Ask every lens that applies at every site of a network and write a report."""
+
+    model: Positional[str] = "digits-cnn"
+    """recipe, package.module:name[@weights], .pt2 export, or Hugging Face folder or name"""
+    data: Positional[str | None] = None
+    """digits, fashion-mnist[=FOLDER], stdlib-text, a .npz, .npy, .csv or .txt file, an image folder, or package.module:name"""
+    sites: tuple[str, ...] = ()
+    """names or globs of sites; all by default"""
+    lenses: tuple[str, ...] = ()
+    """names of lenses; all that apply by default"""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("reports")
+    """folder for the report"""
+    samples: int | None = None
+    """how many samples to read; 2,000 by default, 256 of text"""
+    batch_size: int = 64
+    weights: str | None = None
+    """a safetensors or state-dict file for MODEL"""
+    download: bool = False
+    """let a Hugging Face name be fetched"""
+    as_json: Json = False
+
+    def run(self) -> dict[str, Any]:
+        """Report path and the document of the inspection."""
+        from netloupe.report.html import write_report
+        from netloupe.report.inspection import inspect
+
+        _require_folder(self.out)
+        subject, data = _subject_and_data(self)
+        found = inspect(subject, data, self.sites, self.lenses, progress=True)
+        path = write_report(found, self.out)
+        document = {**found.document(), "report": str(path)}
+        _tell(lambda: _say_inspection(found, path), self.as_json)
+        return document
+
+
+@dataclass
+class Record:
+    """Record the activations of a network into a folder."""
+
+    model: Positional[str]
+    data: Positional[str | None] = None
+    to: Path = tyro.MISSING
+    """a new or empty folder, or with --resume the interrupted recording"""
+    sites: tuple[str, ...] = ()
+    """names or globs of sites; all by default"""
+    pool: Literal["none", "mean", "max", "cls", "last", "flatten"] = "none"
+    """what becomes of positions"""
+    dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None
+    """how numbers are stored; as the network computes by default"""
+    resume: bool = False
+    """continue an interrupted recording"""
+    samples: int | None = None
+    batch_size: int = 64
+    rows_per_shard: int | None = None
+    """samples that are committed together; about 64 MiB by default"""
+    weights: str | None = None
+    download: bool = False
+    as_json: Json = False
+
+    def run(self) -> dict[str, Any]:
+        """The finished store's summary."""
+        from netloupe.core.recording import check_folder, record
+
+        check_folder(self.to, self.resume)
+        subject, data = _subject_and_data(self)
+        named = {"model": subject.identity, "data": data.identity}
+        store = record(
+            subject.model, data.batches, self.sites or None, to=self.to, resume=self.resume, subject=named,
+            rows_per_shard=self.rows_per_shard, pool=self.pool, dtype=self.dtype, progress=True, batch_size=self.batch_size,
+        )  # fmt: skip
+        _tell(lambda: _OUT.print(str(store)), self.as_json)
+        return store.summary()
+
+
+@dataclass
+class StoreCommand:
+    """Show what a recording holds, or verify its checksums."""
+
+    action: Positional[Literal["show", "verify"]]
+    folder: Positional[Path]
+    as_json: Json = False
+
+    def run(self) -> dict[str, Any]:
+        """The summary; for ``verify`` also the problems, any of which is an error."""
+        from netloupe.core.progress import bar
+        from netloupe.core.store import Store
+
+        store = Store(self.folder, partial=self.action == "show")
+        if self.action == "show":
+            _tell(lambda: _OUT.print(str(store)), self.as_json)
+            return store.summary()
+        with bar("verifying") as shown:
+            problems = store.verify(lambda done, total: shown.update(shown.task_ids[0], completed=done, total=total))
+        if problems:
+            raise StoreError("; ".join(problems))
+        _tell(lambda: _OUT.print(f"{self.folder}: {len(store)} samples, every checksum agrees"), self.as_json)
+        return {**store.summary(), "problems": problems}
+
+
+@dataclass
+class Studies:
+    """List the papers; words narrow the list."""
+
+    words: Positional[tuple[str, ...]] = ()
+    as_json: Json = False
+
+    def run(self) -> list[dict[str, Any]]:
+        """One row a paper."""
+        from netloupe.core.study import papers
+
+        rows = [
+            {"slug": p.slug, "title": p.title, "year": p.year, "area": p.area, "question": p.question, "implemented": p.implemented}
+            for p in papers().values()
+        ]  # fmt: skip
+        found = [
+            row for row in rows if all(word.lower() in " ".join(map(str, row.values())).lower() for word in self.words)
+        ]
+        _tell(lambda: _print_table(found, ["slug", "year", "question", "implemented"]), self.as_json)
+        return found
+
+
+@dataclass
+class Study:
+    """Measure a paper's claims, each against its bar and its control."""
+
+    slug: Positional[str]
+    preset: Literal["smoke", "small", "full"] = "small"
+    """smoke takes seconds, small minutes on a CPU, full a GPU and the paper's data"""
+    seed: int = 0
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """folder for the claims as JSON and as a figure"""
+    as_json: Json = False
+
+    def run(self) -> dict[str, Any]:
+        """The claims with their verdicts."""
+        from netloupe.core.study import run_study
+
+        result = run_study(
+            self.slug, self.preset, self.seed, on_claim=lambda claim: _LOG.print(f"{claim.verdict:>19}  {claim.name}")
+        )
+        document = result.document()
+        if self.out is not None:
+            from netloupe.report.study_figure import save_study_figure
+
+            _require_folder(self.out)
+            self.out.mkdir(parents=True, exist_ok=True)
+            (self.out / f"{self.slug}.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+            save_study_figure(result, self.out / f"{self.slug}.png")
+        rows = [
+            {**claim, "measured": _short(claim["measured"]), "control": _short(claim["control"])}
+            for claim in document["claims"]
+        ]
+        _tell(lambda: _print_table(rows, ["claim", "measured", "bar", "control", "verdict", "note"]), self.as_json)
+        return document
+
+
+@dataclass
+class Train:
+    """Train one of the built-in networks anew."""
+
+    recipe: Positional[str]
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("networks")
+    """folder for the weights"""
+    as_json: Json = False
+
+    def run(self) -> dict[str, Any]:
+        """Where the weights are, and how good the network is."""
+        from netloupe.models.recipes import run_recipe
+
+        path, numbers = run_recipe(self.recipe, self.out)
+        _tell(
+            lambda: _OUT.print(f"{path}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())),
+            self.as_json,
+        )
+        return {"recipe": self.recipe, "weights": str(path), **numbers}
+
+
+@dataclass
+class Compare:
+    """Compare two recordings of the same samples, site by site."""
+
+    store_a: Positional[Path]
+    store_b: Positional[Path]
+    lenses: tuple[str, ...] = ()
+    """names of comparing lenses; all by default"""
+    as_json: Json = False
+
+    def run(self) -> dict[str, Any]:
+        """Every pair of sites under every comparing lens."""
+        from netloupe.report.comparison import compare_stores
+
+        found = compare_stores(self.store_a, self.store_b, self.lenses)
+        rows = [
+            {**row, **{name: f"{value:.4f}" for name, value in row["summary"].items()}} for row in found["findings"]
+        ]
+        columns = [
+            "lens",
+            "site_a",
+            "site_b",
+            *dict.fromkeys(name for row in found["findings"] for name in row["summary"]),
+        ]
+        _tell(lambda: _print_table(rows, columns), self.as_json)
+        return found
+
+
+COMMANDS: dict[str, type[Any]] = {
+    "inspect": Inspect, "record": Record, "store": StoreCommand, "studies": Studies, "study": Study, "train": Train,
+    "compare": Compare,
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command and exits: 0, 2 for bad input, 130 when interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(execute(given))
+
+
+def execute(arguments: list[str]) -> int:
+    """Runs one command and returns the exit status."""
+    warnings.filterwarnings("ignore")
+    as_json = "--json" in arguments
+    try:
+        command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="netloupe", description=__doc__, args=arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    try:
+        document = command.run()
+    except NetloupeError as error:
+        return _fail(" ".join(str(error).split()), as_json)
+    except KeyboardInterrupt:
+        _LOG.print("interrupted; a recording can be continued with --resume")
+        return 130
+    except OSError as error:
+        return _fail(f"{error.filename or 'the disk'}: {error.strerror or error}", as_json)
+    if as_json:
+        sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
+    return 0
+
+
+def _fail(sentence: str, as_json: bool) -> int:
+    if as_json:
+        sys.stdout.write(json.dumps({"error": sentence}) + "\n")
+    sys.stderr.write(f"netloupe: {sentence}\n")
+    return 2
+
+
+def _subject_and_data(command: Inspect | Record) -> tuple[Any, Any]:
+    from netloupe.subjects import load_data, load_model
+
+    if command.samples is not None and command.samples < 1:
+        raise InputError(f"--samples is {command.samples}, at least 1 is needed")
+    _LOG.print(f"loading {command.model} ...")
+    subject = load_model(command.model, command.weights, command.download, progress=True)
+    default = 256 if subject.tokenizer is not None else 2000
+    limit = command.samples if command.samples is not None or isinstance(command, Record) else default
+    return subject, load_data(command.data, subject, limit, command.batch_size)
+
+
+def _require_folder(folder: Path) -> None:
+    """Refuses a folder that cannot be written before any work is done."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"'{folder}' is a file, expected a folder")
+    existing = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
+    if not os.access(existing, os.W_OK):
+        raise StoreError(f"the folder '{existing}' cannot be written to; choose another")
+
+
+def _tell(say: Callable[[], None], as_json: bool) -> None:
+    if not as_json:
+        say()
+
+
+def _short(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(
+            *(
+                "yes" if row.get(name) is True else "" if row.get(name) in (None, False) else str(row[name])
+                for name in columns
+            )
+        )
+    _OUT.print(table)
+
+
+def _say_inspection(found: Any, path: Path) -> None:
+    """The most telling numbers, a line a site, and where the report is."""
+    rows = []
+    for site in found.sites:
+        row: dict[str, Any] = {"site": site.name, "shape": "x".join(map(str, site.shape))}
+        for asked in found.at(site.name):
+            summary = asked.finding.summary() if asked.finding is not None else {}
+            for name in ("active_fraction", "dead_fraction", "nc1", "nc4"):
+                if name in summary:
+                    row[name] = f"{summary[name]:.3g}"
+        rows.append(row)
+    columns = [
+        "site",
+        "shape",
+        *[name for name in ("active_fraction", "dead_fraction", "nc1", "nc4") if any(name in row for row in rows)],
+    ]
+    _print_table(rows, columns)
+    _OUT.print(
+        f"\n{found.n_samples} samples, {len(found.sites)} sites, {sum(a.finding is not None for a in found.answers)} findings"
+    )
+    _OUT.print(f"report: {path}")
+
+
+if __name__ == "__main__":
+    main()

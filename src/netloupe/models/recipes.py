@@ -1,0 +1,117 @@
+"""How the built-in networks come to be: trained on first use, kept in the user's cache folder, never shipped as weights."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from netloupe.core.errors import InputError, StoreError, SubjectError
+from netloupe.core.training import accuracy, train
+from netloupe.data.digits import digits_split
+from netloupe.models.small import DigitsCNN, mlp
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A network, its data and its training; ``run`` trains it in place and returns the numbers worth telling."""
+
+    name: str
+    summary: str
+    build: Callable[[], nn.Module]
+    run: Callable[[nn.Module, bool], dict[str, float]]
+    data: str
+    version: int = 1  # raised when build or run change, so that a cached network of old is not taken for this one
+
+
+def _train_digits(model: nn.Module, progress: bool) -> dict[str, float]:
+    (inputs, labels), (test_inputs, test_labels) = digits_split()
+    adam = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-2)
+    history = train(
+        model, (inputs, labels), steps=440, batch_size=64, optimizer=adam, schedule="cosine", warmup=20,
+        seed=0, progress=progress, describe="training on digits",
+    )  # fmt: skip
+    return {
+        "steps": float(history.n_steps),
+        "train_accuracy": accuracy(model, inputs, labels),
+        "test_accuracy": accuracy(model, test_inputs, test_labels),
+    }
+
+
+def _digits_cnn() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return DigitsCNN()
+
+
+RECIPES: dict[str, Recipe] = {
+    "digits-cnn": Recipe(
+        "digits-cnn", "a convolutional network of 38,000 parameters on 8x8 handwritten digits", _digits_cnn, _train_digits, "digits"
+    ),
+    "digits-mlp": Recipe(
+        "digits-mlp", "a perceptron with two hidden layers of 128 on 8x8 handwritten digits",
+        lambda: mlp(64, (128, 128), 10, random_state=0), _train_digits, "digits",
+    ),
+}  # fmt: skip
+
+
+def cache_folder() -> Path:
+    """``$NETLOUPE_CACHE``, else ``netloupe`` in the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``)."""
+    if os.environ.get("NETLOUPE_CACHE"):
+        return Path(os.environ["NETLOUPE_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "netloupe"
+
+
+def get_recipe(name: str) -> Recipe:
+    """A recipe by name; SubjectError lists those there are."""
+    if name not in RECIPES:
+        raise SubjectError(f"there is no recipe '{name}'; there are {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+def trained(name: str, progress: bool = False) -> nn.Module:
+    """The recipe's network, trained now or read from the cache; in eval mode."""
+    recipe = get_recipe(name)
+    path = cache_folder() / "recipes" / f"{name}-v{recipe.version}-torch{torch.__version__.split('+')[0]}.safetensors"
+    model = recipe.build()
+    if path.is_file():
+        try:
+            model.load_state_dict(load_file(str(path)))
+            return model.eval()
+        except (SafetensorError, RuntimeError):
+            model = recipe.build()  # a broken cache is made anew
+    recipe.run(model, progress)
+    with contextlib.suppress(StoreError):  # without a writable cache it is trained anew each time
+        save_weights(model, path)
+    return model.eval()
+
+
+def save_weights(model: nn.Module, path: Path, metadata: dict[str, Any] | None = None) -> Path:
+    """Writes a network's state as safetensors, whole or not at all."""
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".partial{os.getpid()}")
+        save_file(tensors, str(partial), metadata={key: str(value) for key, value in (metadata or {}).items()})
+        os.replace(partial, path)
+    except OSError as error:
+        raise StoreError(f"weights could not be written to '{path}': {error.strerror or error}") from error
+    return path
+
+
+def run_recipe(name: str, folder: Path, progress: bool = True) -> tuple[Path, dict[str, float]]:
+    """Trains a recipe anew into ``folder/<name>.safetensors`` and returns the path and its numbers."""
+    recipe = get_recipe(name)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"'{folder}' is a file, expected a folder for the trained network")
+    model = recipe.build()
+    numbers = recipe.run(model, progress)
+    return save_weights(model, folder / f"{name}.safetensors", {"recipe": name, **numbers}), numbers
