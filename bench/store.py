@@ -56,7 +56,7 @@ def sync_tree(folder: Path) -> None:
 def write_raw(folder: Path, batches: Batches) -> None:
     with open(folder / "raw", "wb", buffering=0) as file:
         for batch in batches:
-            file.write(memoryview(batch.numpy()).cast("B"))
+            file.write(batch.numpy().data.cast("B"))
         os.fsync(file.fileno())
 
 
@@ -90,7 +90,7 @@ def write_datasets(folder: Path, batches: Batches) -> None:
     features = Features({"site": List(Value("float32"), length=UNITS)})
     with ArrowWriter(path=str(folder / "data.arrow"), features=features) as writer:
         for batch in batches:
-            writer.write_batch({"site": batch.numpy()})
+            writer.write_batch({"site": batch.numpy()})  # pyright: ignore[reportArgumentType]
         writer.finalize()
     sync_tree(folder)
 

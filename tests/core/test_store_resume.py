@@ -58,6 +58,7 @@ def nursery():
         env=environment,
     ) as process:
         yield process
+        assert process.stdin is not None
         process.stdin.close()
 
 
@@ -293,8 +294,11 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path):
         os._exit(0)
     try:
         os.read(begun, 1)
-        os.close(writer._store._lock._descriptor)  # what the kernel does when the parent dies
-        writer._store._lock._descriptor = None
+        lock = writer._store._lock
+        assert lock is not None
+        assert lock._descriptor is not None
+        os.close(lock._descriptor)  # what the kernel does when the parent dies
+        lock._descriptor = None
         with StoreWriter(folder, SITES, **SETTINGS, resume=True) as again:
             again.append(rows(0, 5))
     finally:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -76,14 +77,18 @@ def attach(model: nn.Module, targets: Sequence[tuple[str, Side]], visitor: Visit
     wanted: dict[str, set[Side]] = {}
     for path, side in targets:
         wanted.setdefault(path, set()).add(side)
+    calls = _Calls()
     with ExitStack() as stack:
         stack.enter_context(_eager())
+        # calls are counted anew in each pass, also where the block holds several
+        handle = nn.Module.register_forward_pre_hook(model, calls.reset)
+        stack.callback(handle.remove)
         for path, sides in wanted.items():
             owner = paths.get(path.rpartition(".")[0])
             if isinstance(owner, nn.MultiheadAttention) and path.endswith("out_proj"):
-                _attach_projection(stack, owner, path, sides, visitor)
+                _attach_projection(stack, owner, path, sides, visitor, calls)
             else:
-                _attach_module(stack, paths[path], path, sides, visitor)
+                _attach_module(stack, paths[path], path, sides, visitor, calls)
         yield
 
 
@@ -99,23 +104,47 @@ def _eager() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fused)
 
 
-def _attach_module(stack: ExitStack, module: nn.Module, path: str, sides: set[Side], visitor: Visitor) -> None:
-    calls = {"in": 0, "out": 0}
+class _Calls:
+    """How often each module was called in the current pass."""
 
+    def __init__(self) -> None:
+        self._counts: dict[tuple[int, Side], int] = {}
+
+    def reset(self, *_: Any) -> None:
+        self._counts.clear()
+
+    def next(self, module: nn.Module, side: Side) -> int:
+        """The index of the call that begins (or ends) now."""
+        key = (id(module), side)
+        self._counts[key] = self._counts.get(key, -1) + 1
+        return self._counts[key]
+
+
+def _attach_module(
+    stack: ExitStack, module: nn.Module, path: str, sides: set[Side], visitor: Visitor, calls: _Calls
+) -> None:
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        calls["in"] += 1
-        return visitor(Visit(path, "in", calls["in"] - 1, module, (args, kwargs), None))
+        return visitor(Visit(path, "in", calls.next(module, "in"), module, (args, kwargs), None))
 
     def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        calls["out"] += 1
-        return visitor(Visit(path, "out", calls["out"] - 1, module, output, (args, kwargs)))
+        return visitor(Visit(path, "out", calls.next(module, "out"), module, output, (args, kwargs)))
 
     if "in" in sides:
-        handle = module.register_forward_pre_hook(before, with_kwargs=True)
+        handle = nn.Module.register_forward_pre_hook(module, before, with_kwargs=True)
         stack.callback(handle.remove)
     if "out" in sides:
-        handle = module.register_forward_hook(after, with_kwargs=True)
+        # unbound: a scripted module forbids the method but obeys the hook
+        handle = nn.Module.register_forward_hook(module, after, with_kwargs=True)
         stack.callback(handle.remove)
+
+
+@dataclass(frozen=True, eq=False)
+class _Listener:
+    """One block's wish to see the output projection of an attention module."""
+
+    path: str
+    sides: set[Side]
+    visitor: Visitor
 
 
 class _ProjectionMode(TorchFunctionMode):
@@ -123,14 +152,12 @@ class _ProjectionMode(TorchFunctionMode):
 
     The fused function is run with an identity in place of the projection, which gives the projection's input
     unchanged (products with 1 and sums with 0 are exact); then the projection is done here, between two visits.
-    The visitor is shown ``(sample, time, unit)``.
+    Listeners are shown ``(sample, time, unit)``, those of outer blocks first.
     """
 
-    def __init__(
-        self, attention: nn.MultiheadAttention, path: str, sides: set[Side], visitor: Visitor, call: int
-    ) -> None:
+    def __init__(self, attention: nn.MultiheadAttention, listeners: list[_Listener], call: int) -> None:
         super().__init__()
-        self.attention, self.path, self.sides, self.visitor, self.call = attention, path, sides, visitor, call
+        self.attention, self.listeners, self.call = attention, listeners, call
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -150,30 +177,43 @@ class _ProjectionMode(TorchFunctionMode):
         return self._visit("out", flat.view(*rows.shape[:-1], flat.shape[-1])), attention_weights
 
     def _visit(self, side: Side, rows: Tensor) -> Tensor:
-        if side not in self.sides:
-            return rows
-        shown = rows.transpose(0, 1) if rows.ndim == 3 else rows[None]
-        value = ((shown,), {}) if side == "in" else shown
-        answer = self.visitor(Visit(self.path, side, self.call, self.attention.out_proj, value, None))
-        if answer is None:
-            return rows
-        changed = answer[0][0] if side == "in" else answer
-        return changed.transpose(0, 1) if rows.ndim == 3 else changed[0]
+        for listener in self.listeners:
+            if side not in listener.sides:
+                continue
+            shown = rows.transpose(0, 1) if rows.ndim == 3 else rows[None]
+            value = ((shown,), {}) if side == "in" else shown
+            answer = listener.visitor(Visit(listener.path, side, self.call, self.attention.out_proj, value, None))
+            if answer is not None:
+                changed = answer[0][0] if side == "in" else answer
+                rows = changed.transpose(0, 1) if rows.ndim == 3 else changed[0]
+        return rows
 
 
 _ATTENTION_SIGNATURE = inspect.signature(F.multi_head_attention_forward)
 
 
+_LISTENERS: WeakKeyDictionary[nn.Module, list[_Listener]] = WeakKeyDictionary()
+
+
 def _attach_projection(
-    stack: ExitStack, attention: nn.MultiheadAttention, path: str, sides: set[Side], visitor: Visitor
+    stack: ExitStack, attention: nn.MultiheadAttention, path: str, sides: set[Side], visitor: Visitor, calls: _Calls
+) -> None:
+    """Adds a listener; the first block around an attention module also installs the mode, the last to leave removes it."""
+    listeners = _LISTENERS.setdefault(attention, [])
+    listener = _Listener(path, sides, visitor)
+    if not listeners:
+        _install_mode(stack, attention, listeners, calls)
+    listeners.append(listener)
+    stack.callback(listeners.remove, listener)
+
+
+def _install_mode(
+    stack: ExitStack, attention: nn.MultiheadAttention, listeners: list[_Listener], calls: _Calls
 ) -> None:
     open_modes: list[_ProjectionMode] = []
-    calls = 0
 
     def before(*_: Any) -> None:
-        nonlocal calls
-        mode = _ProjectionMode(attention, path, sides, visitor, calls)
-        calls += 1
+        mode = _ProjectionMode(attention, listeners, calls.next(attention, "in"))
         mode.__enter__()
         open_modes.append(mode)
 

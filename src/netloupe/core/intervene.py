@@ -201,13 +201,16 @@ def project_out(
     site: str, basis: Float[Tensor, "direction unit"], *, positions: Index = None, samples: Index = None
 ) -> Edit:
     """Removes the subspace spanned by the rows of ``basis`` (they need not be orthogonal): ``a - a Q Q^T``."""
-    rows = torch.atleast_2d(torch.as_tensor(basis)).detach().double()
+    given = torch.atleast_2d(torch.as_tensor(basis)).detach()
+    rows = given.double()
     if not bool(torch.isfinite(rows).all()) or rows.numel() == 0:
         raise InputError(
             "the subspace to project out holds NaN, infinity or nothing; finite rows (direction, unit) are expected"
         )
+    # rows that depend on each other do so only to the precision they were given in
+    eps = torch.finfo(given.dtype if given.is_floating_point() else torch.float64).eps
     _, singular, right = torch.linalg.svd(rows, full_matrices=False)
-    span = right[singular > singular.max() * max(rows.shape) * torch.finfo(torch.float64).eps]
+    span = right[singular > singular.max() * max(rows.shape) * eps]
 
     def change(activations: Tensor) -> Tensor:
         _require_units(span[0], activations, site, "basis")

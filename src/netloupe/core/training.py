@@ -115,7 +115,7 @@ def train(
             for step in range(first, steps):
                 _watch(watch, watch_every, model, step, history)
                 model.train()
-                torch.manual_seed(seed * 1_000_003 + step)  # random layers repeat, also after a resume
+                _seed_layers(seed * 1_000_003 + step)  # random layers repeat, also after a resume
                 batch = prepare(feed(step), model).to(device)
                 with autocast:
                     value = loss(model(*batch.args, **batch.kwargs), batch)
@@ -166,6 +166,13 @@ def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int =
 
 def _adam(parameters: Iterable[nn.Parameter]) -> Optimizer:
     return torch.optim.Adam(parameters, lr=1e-3)
+
+
+def _seed_layers(value: int) -> None:
+    """``torch.manual_seed`` without what it costs where no GPU is in use: it formats the call stack for every device."""
+    torch.default_generator.manual_seed(value)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(value)
 
 
 def _step(value: Tensor, model: nn.Module, optimizer: Optimizer, rate: LambdaLR, clip: float | None) -> None:

@@ -9,11 +9,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from netloupe.core.errors import InputError, NonFiniteError
+from netloupe.core.finding import Finding
+from netloupe.core.lens import get_lens
+from netloupe.core.rows import as_rows
 from netloupe.core.statistics import LabelMoments, restore
+from netloupe.core.store import SiteSpec, Store, StoreWriter
 from netloupe.lenses.geometry.near_collapse import collapsed_solution
-from netloupe.lenses.geometry.neural_collapse import CollapseSecondPass, collapse_of_moments, neural_collapse
+from netloupe.lenses.geometry.neural_collapse import (
+    CollapseSecondPass,
+    NeuralCollapse,
+    collapse_metrics,
+    collapse_of_moments,
+    neural_collapse,
+)
 
 
 def plain(features, labels, weight, bias):
@@ -175,12 +186,84 @@ def test_second_pass_survives_saving():
             assert numbers(done) == pytest.approx(numbers(neural_collapse(features, labels, *classifier)), rel=1e-12)
 
 
-def test_arrays_longer_than_a_piece_are_read_whole(monkeypatch):
+def test_streaming_in_small_batches_equals_memory(monkeypatch):
     features, labels, weight, bias = clusters(3, 5, 40, 0)
     wanted = numbers(neural_collapse(features, labels, weight, bias))
-    monkeypatch.setattr("netloupe.lenses.geometry.neural_collapse._PIECE", 35)
-    monkeypatch.setattr("netloupe.lenses.geometry.neural_collapse._CHUNK", 10)
-    assert numbers(neural_collapse(features, labels, weight, bias)) == pytest.approx(wanted, rel=1e-12)
+    monkeypatch.setattr("netloupe.lenses.geometry.collapse_pass._CHUNK", 10)
+    rows = as_rows(features, labels, batch_size=7)
+    assert numbers(neural_collapse(rows, labels, weight, bias)) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_a_stored_site_gives_the_numbers_of_the_array(tmp_path):
+    features, labels, weight, bias = clusters(4, 6, [9, 14, 20, 7], 3)
+    values, classes = torch.tensor(features), torch.tensor(labels)
+    specs = {"features": SiteSpec.like(values), "labels": SiteSpec.like(classes)}
+    with StoreWriter(tmp_path / "run", specs, rows_per_shard=11) as writer:
+        for start in range(0, len(values), 8):
+            part = slice(start, start + 8)
+            writer.append({"features": values[part], "labels": classes[part]})
+    store = Store(tmp_path / "run")
+    found = neural_collapse(store["features"], store.labels, weight, bias)
+    assert found == neural_collapse(values, classes, weight, bias)
+    streamed = neural_collapse(as_rows(store["features"], store.labels, batch_size=5), None, weight, bias)
+    assert numbers(streamed) == pytest.approx(numbers(found), rel=1e-12)
+
+
+@pytest.mark.parametrize("with_classifier", [False, True])
+def test_finding_is_the_same_after_saving(tmp_path, with_classifier):
+    features, labels, weight, bias = clusters(4, 6, 8, 0)
+    found = neural_collapse(features, labels, *((weight, bias) if with_classifier else ()))
+    again = Finding.load(found.in_context(site="head:in", seed=3).save(tmp_path / "collapse"))
+    assert type(again) is NeuralCollapse
+    assert again == found
+    assert again.context.site == "head:in"
+    assert again.summary() == found.summary()
+    assert again != neural_collapse(2 * features, labels, weight, bias)
+
+
+def test_it_declares_itself_as_a_lens():
+    declared = get_lens("neural_collapse")
+    assert declared.name == "geometry.neural_collapse"
+    assert declared.function is neural_collapse
+    assert collapse_metrics is neural_collapse
+    assert (declared.needs, declared.optional) == (("features", "labels"), ("weight", "bias"))
+    features, labels, _, _ = clusters(2, 3, 2, 0)
+    assert declared(features, labels).n_samples == declared.min_samples  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match="at least 4"):
+        declared(features[:3], labels[:3])
+
+
+def test_summary_explains_every_number_it_has():
+    features, labels, weight, bias = clusters(3, 5, 8, 0)
+    without, complete = neural_collapse(features, labels), neural_collapse(features, labels, weight, bias)
+    assert list(complete.summary()) == list(NeuralCollapse.meanings)
+    assert set(complete.summary()) - set(without.summary()) == {"nc3", "nc4"}
+    assert complete.paragraph().count(": ") == 6
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(n_classes=st.integers(2, 6), seed=st.integers(0, 10_000))
+def test_gram_is_that_of_the_class_means(n_classes, seed):
+    features, labels, _, _ = clusters(n_classes, 7, 4, seed)
+    gram = neural_collapse(features, labels).gram
+    means = np.stack([features[labels == k].mean(0) for k in range(n_classes)])
+    centred = means - means.mean(0)
+    np.testing.assert_allclose(gram, centred @ centred.T / np.linalg.norm(centred @ centred.T), atol=1e-12)
+    assert np.linalg.norm(gram) == pytest.approx(1)
+    np.testing.assert_allclose(gram.sum(1), 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_classes", [2, 5, 30])
+def test_plot_shows_the_measured_means_beside_the_simplex(n_classes):
+    simplex = np.eye(n_classes) - 1 / n_classes
+    labels = np.repeat(np.arange(n_classes), 2)
+    figure = Figure()
+    axes = figure.subplots()
+    neural_collapse(3 * simplex[labels], labels).plot(axes)
+    shown = np.asarray(axes.images[0].get_array())
+    np.testing.assert_allclose(shown[:, :n_classes], shown[:, -n_classes:], atol=1e-12)
+    np.testing.assert_allclose(np.diag(shown[:, -n_classes:]), 1)
+    assert "nc2" in axes.get_title()
 
 
 def test_positions_are_samples_of_their_label():
@@ -214,8 +297,9 @@ def test_bad_input_is_refused_in_one_sentence():
     broken[3, 2] = np.inf
     half = CollapseSecondPass.of(first).update(features[:9], labels=labels[:9])
     cases = [
-        (lambda: neural_collapse(features, labels[:-1]), "one label per sample"),
-        (lambda: neural_collapse(features[:, 0], labels), "one label per sample"),
+        (lambda: neural_collapse(features, labels[:-1]), "one label for each"),
+        (lambda: neural_collapse(features, None), "one label per sample"),
+        (lambda: neural_collapse(features[:, 0], labels), r"expected \(sample, unit\)"),
         (lambda: neural_collapse(features, labels * 2), "renumber"),
         (lambda: neural_collapse(features, np.zeros(24, int)), "2 classes"),
         (lambda: neural_collapse(features, np.where(np.arange(24) == 0, 3, labels)), "2 samples of each label"),

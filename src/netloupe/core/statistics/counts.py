@@ -20,13 +20,13 @@ class CountsResult:
     """Exact counts over ``count`` rows; arrays are int64."""
 
     count: int
-    active: Int[np.ndarray, unit]
+    active: Int[np.ndarray, " unit"]
     """``(unit,)``: rows in which the unit is active."""
-    zero: Int[np.ndarray, unit]
+    zero: Int[np.ndarray, " unit"]
     """``(unit,)``: rows in which it is exactly zero."""
-    negative: Int[np.ndarray, unit]
+    negative: Int[np.ndarray, " unit"]
     """``(unit,)``: rows in which it is below zero."""
-    rows_with_active: Int[np.ndarray, unit + 1]
+    rows_with_active: Int[np.ndarray, " unit+1"]
     """``(unit + 1,)``: entry ``a`` is the number of rows in which exactly ``a`` units are active."""
 
     @property
@@ -34,7 +34,7 @@ class CountsResult:
         return len(self.active)
 
     @property
-    def frequency(self) -> Float[np.ndarray, unit]:
+    def frequency(self) -> Float[np.ndarray, " unit"]:
         """``(unit,)``: the fraction of rows in which each unit is active."""
         return self.active / self.count
 
@@ -49,7 +49,7 @@ class CountsResult:
         return float(1.0 - self.zero.sum() / (self.count * self.n_units))
 
     @property
-    def dead(self) -> Bool[np.ndarray, unit]:
+    def dead(self) -> Bool[np.ndarray, " unit"]:
         """``(unit,)`` bool: units that were active in no row."""
         return self.active == 0
 

@@ -18,7 +18,7 @@ class CovarianceResult:
     """Joint second moments of one site's units over ``count`` rows, float64."""
 
     count: int
-    mean: Float[np.ndarray, unit]
+    mean: Float[np.ndarray, " unit"]
     scatter: Float[np.ndarray, "unit unit"]
     """``(unit, unit)``: sums of products of deviations from the mean."""
 
@@ -37,13 +37,13 @@ class CrossCovarianceResult:
     """Joint second moments of two sites, a and b, over ``count`` rows, float64."""
 
     count: int
-    mean_a: Float[np.ndarray, unit_a]
-    mean_b: Float[np.ndarray, unit_b]
+    mean_a: Float[np.ndarray, " unit_a"]
+    mean_b: Float[np.ndarray, " unit_b"]
     scatter: Float[np.ndarray, "unit_a unit_b"]
     """``(unit_a, unit_b)``: sums of products of deviations from the means."""
-    squares_a: Float[np.ndarray, unit_a]
+    squares_a: Float[np.ndarray, " unit_a"]
     """``(unit_a,)``: each unit's sum of squared deviations."""
-    squares_b: Float[np.ndarray, unit_b]
+    squares_b: Float[np.ndarray, " unit_b"]
     scatter_a: Float[np.ndarray, "unit_a unit_a"] | None = None
     """``(unit_a, unit_a)``, where ``own=True``."""
     scatter_b: Float[np.ndarray, "unit_b unit_b"] | None = None

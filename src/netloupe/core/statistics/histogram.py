@@ -19,11 +19,11 @@ from netloupe.core.statistics.kernels import block_histogram, block_histogram_pe
 class HistogramResult:
     """Counts are int64 ``(bin,)``, ``under`` and ``over`` scalars; with a leading unit axis where units are apart."""
 
-    edges: Float[np.ndarray, bin + 1]
+    edges: Float[np.ndarray, " edge"]
     counts: Int[np.ndarray, "*unit bin"]
-    under: Int[np.ndarray, "*unit"]
+    under: Int[np.ndarray, " *unit"]
     """Values below the first edge."""
-    over: Int[np.ndarray, "*unit"]
+    over: Int[np.ndarray, " *unit"]
     """Values above the last edge."""
 
     @property
@@ -52,7 +52,7 @@ class Histogram(Statistic[HistogramResult]):
     _options = ("edges", "per_unit")
     _fields = ("table",)
 
-    def __init__(self, edges: Float[np.ndarray, bin + 1], per_unit: bool = False) -> None:
+    def __init__(self, edges: Float[np.ndarray, " edge"], per_unit: bool = False) -> None:
         super().__init__()
         array = np.array(edges, np.float64)
         if array.ndim != 1 or len(array) < 2 or not np.isfinite(array).all() or not (np.diff(array) > 0).all():

@@ -21,11 +21,11 @@ Second = Literal["trace", "diagonal", "full"]
 class LabelMomentsResult:
     """Per class ``c`` of C, over the rows that carry its label; floats are float64."""
 
-    counts: Int[np.ndarray, "class"]
+    counts: Int[np.ndarray, " class"]
     """int64 ``(class,)``."""
     means: Float[np.ndarray, "class unit"]
     """``(class, unit)``; NaN for a class without rows."""
-    within: Float[np.ndarray, ...]
+    within: Float[np.ndarray, " ..."]
     """Scatter around the class means (sums, not divided): ``trace`` ``(class,)`` sums over units; ``diagonal``
     ``(class, unit)``; ``full`` ``(unit, unit)`` summed over classes."""
     second: Second
@@ -36,7 +36,7 @@ class LabelMomentsResult:
         return int(self.counts.sum())
 
     @property
-    def global_mean(self) -> Float[np.ndarray, unit]:
+    def global_mean(self) -> Float[np.ndarray, " unit"]:
         """``(unit,)``: mean over all rows, so classes weigh by their counts."""
         seen = self.counts > 0
         return self.counts[seen] @ self.means[seen] / self.count

@@ -20,23 +20,23 @@ class MomentsResult:
     """Moments of each unit over ``count`` rows; arrays are float64 ``(unit,)``."""
 
     count: int
-    mean: Float[np.ndarray, unit]
-    scatter: Float[np.ndarray, unit]
+    mean: Float[np.ndarray, " unit"]
+    scatter: Float[np.ndarray, " unit"]
     """Sum of squared deviations from the mean."""
-    minimum: Float[np.ndarray, unit]
-    maximum: Float[np.ndarray, unit]
+    minimum: Float[np.ndarray, " unit"]
+    maximum: Float[np.ndarray, " unit"]
 
     @property
-    def variance(self) -> Float[np.ndarray, unit]:
+    def variance(self) -> Float[np.ndarray, " unit"]:
         """Population variance (divided by ``count``)."""
         return self.scatter / self.count
 
     @property
-    def std(self) -> Float[np.ndarray, unit]:
+    def std(self) -> Float[np.ndarray, " unit"]:
         """Square root of the population variance."""
         return np.sqrt(self.variance)
 
-    def variance_with(self, ddof: int) -> Float[np.ndarray, unit]:
+    def variance_with(self, ddof: int) -> Float[np.ndarray, " unit"]:
         """Variance divided by ``count - ddof``; ``ddof=1`` is unbiased for independent rows."""
         if self.count <= ddof:
             raise InputError(f"variance with ddof={ddof} was asked of {self.count} rows: give more rows")

@@ -30,14 +30,14 @@ class QuantilesResult:
 
     count: int
     """Values seen (per unit where units are apart)."""
-    values: Float[np.ndarray, bin]
-    lower: Float[np.ndarray, bin]
-    upper: Float[np.ndarray, bin]
+    values: Float[np.ndarray, " bin"]
+    lower: Float[np.ndarray, " bin"]
+    upper: Float[np.ndarray, " bin"]
     counts: Int[np.ndarray, "*unit bin"]
     relative_error: float
     """Bound of ``|value seen - representative| / |value seen|``; 0 when every value was representable."""
 
-    def quantile(self, q: float | Float[np.ndarray, "*q"]) -> Float[np.ndarray, ...]:
+    def quantile(self, q: float | Float[np.ndarray, " *q"]) -> Float[np.ndarray, " ..."]:
         """The smallest representative whose cumulative share reaches ``q``; shape of ``q`` (then ``unit``).
 
         Within ``relative_error`` of the order statistic number ``ceil(q * count)`` (the inverted empirical
@@ -52,13 +52,13 @@ class QuantilesResult:
         found = np.stack([self.values[np.searchsorted(row, ranks, side="left")] for row in cumulative], axis=-1)
         return found if self.counts.ndim == 2 else found[..., 0]
 
-    def cdf(self, x: float | Float[np.ndarray, "*x"]) -> Float[np.ndarray, ...]:
+    def cdf(self, x: float | Float[np.ndarray, " *x"]) -> Float[np.ndarray, " ..."]:
         """The share of values at most ``x``; shape of ``x`` (then ``unit``). Bins are taken as all at their value."""
         before = np.concatenate([np.zeros_like(self.counts[..., :1]), np.cumsum(self.counts, axis=-1)], axis=-1)
         at = np.searchsorted(self.values, np.asarray(x, np.float64), side="right")
         return np.moveaxis(before[..., at], 0, -1) / self.count if before.ndim == 2 else before[at] / self.count
 
-    def histogram(self, edges: Float[np.ndarray, bin + 1]) -> Float[np.ndarray, bin * unit]:
+    def histogram(self, edges: Float[np.ndarray, " edge"]) -> Float[np.ndarray, " bin *unit"]:
         """Counts between ``edges`` for figures, float64 ``(len(edges) - 1,)`` (then ``unit``).
 
         A bin that an edge cuts is shared out in proportion to width, as if its values were spread evenly; exact

@@ -11,12 +11,13 @@ from netloupe.core.statistics.batch import prepare
 from netloupe.core.statistics.kernels import average_precision_of, best_threshold_of
 
 Scores = Shaped[torch.Tensor, "sample unit"] | Shaped[np.ndarray, "sample unit"]
-Positives = Bool[torch.Tensor, "sample"] | Bool[np.ndarray, "sample"]
+Positives = Bool[torch.Tensor, " sample"] | Bool[np.ndarray, " sample"]
+PerUnit = Float[np.ndarray, " unit"]
 
 _CHUNK_VALUES = 1 << 22  # sorted at a time: bounds the working memory at about 100 MB
 
 
-def average_precision(scores: Scores, positives: Positives) -> Float[np.ndarray, unit]:
+def average_precision(scores: Scores, positives: Positives) -> PerUnit:
     """Average precision of each unit's value as a detector of ``positives``; float64 ``(unit,)``.
 
     ``AP = sum_t (R_t - R_(t-1)) P_t`` over the distinct values t in falling order, P and R the precision and recall
@@ -42,7 +43,7 @@ def average_precision(scores: Scores, positives: Positives) -> Float[np.ndarray,
     return found
 
 
-def best_threshold(scores: Scores, positives: Positives) -> tuple[Float[np.ndarray, unit], Float[np.ndarray, unit]]:
+def best_threshold(scores: Scores, positives: Positives) -> tuple[PerUnit, PerUnit]:
     """The threshold on each unit's value with the best balanced accuracy; both float64 ``(unit,)``.
 
     A sample is called positive when its value is strictly greater than the threshold. Balanced accuracy is the

@@ -1,0 +1,1 @@
+"""What shape is it: neural collapse, and the model of why features only almost collapse."""
