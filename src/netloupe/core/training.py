@@ -169,7 +169,7 @@ def _adam(parameters: Iterable[nn.Parameter]) -> Optimizer:
 
 
 def _seed_layers(value: int) -> None:
-    """``torch.manual_seed`` without what it costs where no GPU is in use: it formats the call stack for every device."""
+    """``torch.manual_seed`` without its cost where no GPU is in use: there it formats the call stack each time."""
     torch.default_generator.manual_seed(value)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(value)
