@@ -103,6 +103,13 @@ class Mergeable(ABC, Generic[R]):
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]  # mutable, compared by value
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickled arrays may be read-only views of shared memory (a cluster's object store); ours accumulate."""
+        for name, value in state.items():
+            if isinstance(value, np.ndarray) and not value.flags.writeable:
+                state = {**state, name: value.copy()}
+        self.__dict__.update(state)
+
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._options)
         return f"<{type(self).__name__}({options}): {self.n_rows} rows of {self.n_units} units>"
