@@ -18,7 +18,7 @@ import torch
 import xxhash
 from torch import nn
 
-from netloupe.core.batches import batches_of, prepare
+from netloupe.core.batches import prepare
 from netloupe.core.capture import CaptureOptions, Observation, list_sites, tap
 from netloupe.core.errors import InputError, NetloupeError, StoreError
 from netloupe.core.finding import Finding, library_versions, plain
@@ -29,7 +29,9 @@ from netloupe.core.recording import record_and_observe
 from netloupe.core.sites import SiteInfo
 from netloupe.core.statistics import Moments, Quantiles, Statistic, TopK, restore
 from netloupe.core.store import Store
+from netloupe.lenses.similarity.cka import CKA, cka, cka_matrix
 from netloupe.models.recipes import cache_folder
+from netloupe.report.batches import within_memory
 from netloupe.subjects import Data, Subject
 
 TOP_SAMPLES = 6
@@ -112,19 +114,23 @@ def inspect(
     started = time.perf_counter()
     asked = [get_lens(name) for name in lenses] if lenses else list(find_lenses().values())
     chosen = tuple(sites) if sites else subject.default_sites
-    store, observation = _recorded(subject, data, chosen, asked, cache, progress)
+    batches = within_memory(data.batches, subject.model, chosen)
+    store, observation = _recorded(subject, data, batches, chosen, asked, cache, progress)
     with_labels = store.labels
     answers: list[Asked] = []
-    classifier = _classifier(subject.model, data, list(observation.infos))
+    classifier = _classifier(subject.model, batches, list(observation.infos))
     names = list(observation.infos)
     singles = [lens for lens in asked if not lens.compares]
     for site in track(names, "asking", len(names), progress):
         for lens in singles:
             answers.append(_ask(lens, site, store, observation, with_labels, classifier))
     compared = _thinned([name for name in names if observation[name]["moments"].result().variance.sum() > 0])
-    pairs = [(lens, one, two) for lens in asked if lens.compares for one, two in combinations(compared, 2)]
-    for lens, one, two in track(pairs, "comparing", len(pairs), progress):
-        answers.append(_compare(lens, one, two, store))
+    for lens in (lens for lens in asked if lens.compares):
+        pairs = list(combinations(compared, 2))
+        known = _similarities(compared, store) if lens.function is cka else {}
+        for one, two in track(pairs, "comparing", len(pairs), progress):
+            found = known.get((one, two))
+            answers.append(Asked(lens, one, two, found) if found else _compare(lens, one, two, store))
     context = {
         "subject": {"model": subject.identity, "data": data.identity}, "n_samples": observation.n_samples,
         "date": datetime.now(UTC).isoformat(timespec="seconds"), "seed": 0,
@@ -182,13 +188,22 @@ def _compare(lens: Lens, one: str, two: str, store: Store) -> Asked:
         return Asked(lens, one, two, refusal=str(error))
 
 
-def _classifier(model: nn.Module, data: Data, names: Iterable[str]) -> dict[str, tuple[Any, Any]]:
+def _similarities(compared: Sequence[str], store: Store) -> dict[tuple[str, str], CKA]:
+    """Every pair at once; a pair that is not here is refused with its own sentence when it is asked alone."""
+    try:
+        found = cka_matrix([store[site] for site in compared])
+    except NetloupeError:
+        return {}
+    return {(compared[i], compared[j]): finding for (i, j), finding in found.items()}
+
+
+def _classifier(model: nn.Module, batches: Iterable[Any], names: Iterable[str]) -> dict[str, tuple[Any, Any]]:
     """The site that feeds the network's last linear layer, with that layer's weight and bias, if there is one."""
     linear = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         return {}
     path, head = linear[-1]
-    batch = prepare(next(iter(batches_of(data.batches))), model)
+    batch = prepare(next(iter(batches)), model)
     with guest(model), torch.no_grad(), tap(model, [*names, f"{path}:in"]) as values:
         model(*batch.args, **batch.kwargs)
     wanted = values.get(f"{path}:in")
@@ -205,6 +220,7 @@ def _classifier(model: nn.Module, data: Data, names: Iterable[str]) -> dict[str,
 def _recorded(
     subject: Subject,
     data: Data,
+    batches: Iterable[Any],
     sites: Sequence[str] | None,
     lenses: Sequence[Lens],
     cache: Path | None,
@@ -216,7 +232,7 @@ def _recorded(
         statistics |= {f"{lens.name}/{name}": factory for name, factory in lens.statistics.items()}
     key = {
         "model": subject.identity, "data": data.identity, "sites": list(sites or []), "statistics": sorted(statistics),
-        "versions": library_versions(), "format": 1,
+        "versions": library_versions(), "format": 2,
     }  # fmt: skip
     digest = xxhash.xxh3_64_hexdigest(json.dumps(plain(key), sort_keys=True).encode())
     folder = (cache or cache_folder() / "inspections") / digest
@@ -224,7 +240,7 @@ def _recorded(
     if known and (folder / "statistics.json").is_file():
         try:
             infos = {
-                info.name: info for info in list_sites(subject.model, data.batches, list(sites) if sites else None)
+                info.name: info for info in list_sites(subject.model, batches, list(sites) if sites else None)
             }
             return _load(folder, infos)
         except (NetloupeError, OSError, KeyError, ValueError):
@@ -235,7 +251,7 @@ def _recorded(
     named = {"model": subject.identity, "data": data.identity}
     store, observation = record_and_observe(
         subject.model,
-        data.batches,
+        batches,
         statistics,
         list(sites) if sites else None,
         to=folder / "store",

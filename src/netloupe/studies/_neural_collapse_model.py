@@ -70,21 +70,21 @@ def monotone_share(path: CentralPath) -> float:
     return float(falling.mean())
 
 
+def both_ways(settings: ModelSettings, seed: int, penalties: tuple[float, float]) -> tuple[CentralPath, CentralPath]:
+    """The flow down the loss and the climb up it, from the same features."""
+    features, labels = gaussian_start(seed)
+    down, up = (
+        central_path(features, labels, *penalties, n_steps=settings.n_steps, record=settings.record, sign=sign)
+        for sign in (1, -1)
+    )
+    return down, up
+
+
 def flow_claim(settings: ModelSettings, seeds: Sequence[int]) -> Claim:
     """Along the flow the class spread falls relative to the spread of the means, whatever the start."""
     shares, climbing, shown = [], [], []
     for seed in seeds:
-        features, labels = gaussian_start(seed)
-        paths = [
-            (down, up)
-            for pair in PENALTIES
-            for down, up in [
-                [
-                    central_path(features, labels, *pair, n_steps=settings.n_steps, record=settings.record, sign=sign)
-                    for sign in (1, -1)
-                ]
-            ]
-        ]
+        paths = [both_ways(settings, seed, pair) for pair in PENALTIES]
         shares.append(float(np.mean([monotone_share(down) for down, _ in paths])))
         climbing.append(float(np.mean([(np.diff(up.nc1_trace) < 0).mean() for _, up in paths])))
         shown = shown or paths

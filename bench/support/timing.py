@@ -1,0 +1,37 @@
+"""Alternating runs and their medians: a machine that slows down slows all sides alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+
+def alternate(sides: Mapping[str, Callable[[], object]], repeats: int, warm_up: int = 1) -> dict[str, np.ndarray]:
+    """Seconds of each side, ``repeats`` times in turn after ``warm_up`` rounds that are not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for round_ in range(warm_up + repeats):
+        for name, run in sides.items():
+            started = time.perf_counter()
+            run()
+            if round_ >= warm_up:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def ratio(one: np.ndarray, other: np.ndarray) -> float:
+    """Median over rounds of ``one / other``."""
+    return float(np.median(one / other))
+
+
+def print_table(seconds: Mapping[str, np.ndarray], beside: str) -> None:
+    """Median time of every side and its ratio to one of them."""
+    width = max(map(len, seconds))
+    for name, values in seconds.items():
+        print(f"  {name:<{width}}  {1e3 * np.median(values):10.1f} ms   {ratio(values, seconds[beside]):7.3f} x {beside}")
+
+
+def exponent(sizes: np.ndarray, seconds: np.ndarray) -> float:
+    """Slope of log seconds on log size: 1 is linear."""
+    return float(np.polyfit(np.log(np.asarray(sizes, float)), np.log(np.asarray(seconds, float)), 1)[0])

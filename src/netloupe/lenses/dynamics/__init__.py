@@ -1,0 +1,1 @@
+"""How did its features arise?"""
