@@ -19,7 +19,12 @@ from support.timing import alternate, exponent, print_table, ratio
 from netloupe import Counts, Moments, Quantiles, TopK, observe
 
 K = 8
-STATISTICS = {"moments": Moments, "sparsity": Counts, "top": lambda: TopK(K, distinct_samples=False), "histogram": Quantiles}
+STATISTICS = {
+    "moments": Moments,
+    "sparsity": Counts,
+    "top": lambda: TopK(K, distinct_samples=False),
+    "histogram": Quantiles,
+}
 Numbers = dict[str, dict[str, np.ndarray]]
 
 
@@ -63,7 +68,8 @@ def with_hooks(model: torch.nn.Module, batches: list[torch.Tensor]) -> Numbers:
     """Plain forward hooks."""
     kept: dict[str, list[torch.Tensor]] = {site: [] for site in SITES}
     handles = [
-        model.get_submodule(site).register_forward_hook(lambda m, i, o, site=site: kept[site].append(o)) for site in SITES
+        model.get_submodule(site).register_forward_hook(lambda m, i, o, site=site: kept[site].append(o))
+        for site in SITES
     ]
     bare(model, batches)
     for handle in handles:
@@ -125,7 +131,9 @@ def agree(one: Numbers, other: Numbers) -> None:
         assert one[site]["histogram"].sum() == other[site]["histogram"].sum()
 
 
-def usable(peers: dict[str, Callable[..., Numbers]], model: torch.nn.Module, batches: list[torch.Tensor]) -> dict[str, Callable[..., Numbers]]:
+def usable(
+    peers: dict[str, Callable[..., Numbers]], model: torch.nn.Module, batches: list[torch.Tensor]
+) -> dict[str, Callable[..., Numbers]]:
     """The peers that are installed, can read this network and give the same numbers; the others are named."""
     kept, expected = {}, ours(model, batches)
     for name, run in peers.items():
@@ -133,7 +141,9 @@ def usable(peers: dict[str, Callable[..., Numbers]], model: torch.nn.Module, bat
             agree(expected, run(model, batches))
             kept[name] = run
         except Exception as error:  # a peer that cannot do the task is a finding of the benchmark, not its end
-            print(f"  {name}: left out, {type(error).__name__}: {str(error).strip().splitlines()[0][:110] if str(error).strip() else ''}")
+            print(
+                f"  {name}: left out, {type(error).__name__}: {str(error).strip().splitlines()[0][:110] if str(error).strip() else ''}"
+            )
     return kept
 
 
@@ -145,20 +155,33 @@ def main() -> None:
     options = parser.parse_args()
     model, batches = bert(), tokens(options.batches)
     peers = usable(
-        {"plain hooks": with_hooks, "nnsight": with_nnsight, "TorchLens": with_torchlens, "pyvene": with_pyvene}, model, batches[:1]
+        {"plain hooks": with_hooks, "nnsight": with_nnsight, "TorchLens": with_torchlens, "pyvene": with_pyvene},
+        model,
+        batches[:1],
     )
-    sides: dict[str, Callable[[], object]] = {"bare forward": lambda: bare(model, batches), "netloupe": lambda: ours(model, batches)}
+    sides: dict[str, Callable[[], object]] = {
+        "bare forward": lambda: bare(model, batches),
+        "netloupe": lambda: ours(model, batches),
+    }
     sides |= {name: (lambda run=run: run(model, batches)) for name, run in peers.items()}
     seconds = alternate(sides, options.repeats)
     print(f"{options.batches} batches of 16 x 128 tokens, {torch.get_num_threads()} threads, answers agree")
     print_table(seconds, "bare forward")
-    print(f"  goal: netloupe at most 1.15 x bare forward; measured {ratio(seconds['netloupe'], seconds['bare forward']):.3f}")
+    print(
+        f"  goal: netloupe at most 1.15 x bare forward; measured {ratio(seconds['netloupe'], seconds['bare forward']):.3f}"
+    )
     sizes = np.array([2, 4, 8])
     costs = [np.median(alternate({"n": lambda n=n: ours(model, tokens(n))}, 3)["n"]) for n in sizes]
     print(f"  time against samples: exponent {exponent(sizes, np.array(costs)):.2f} (1 is linear)")
     extra = []
     for count in (1, 2, 3, 6):
-        runs = alternate({"bare": lambda: bare(model, batches[:3]), "sites": lambda c=count: observe(model, batches[:3], STATISTICS, SITES[:c])}, 5)
+        runs = alternate(
+            {
+                "bare": lambda: bare(model, batches[:3]),
+                "sites": lambda c=count: observe(model, batches[:3], STATISTICS, SITES[:c]),
+            },
+            5,
+        )
         extra.append(max(float(np.median(runs["sites"] - runs["bare"])), 1e-6))
     print("  time added by 1, 2, 3, 6 sites: " + ", ".join(f"{1e3 * value:.1f}" for value in extra) + " ms; "
           f"exponent {exponent(np.array([1, 2, 3, 6]), np.array(extra)):.2f} (1 is linear)")  # fmt: skip

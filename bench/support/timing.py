@@ -29,7 +29,9 @@ def print_table(seconds: Mapping[str, np.ndarray], beside: str) -> None:
     """Median time of every side and its ratio to one of them."""
     width = max(map(len, seconds))
     for name, values in seconds.items():
-        print(f"  {name:<{width}}  {1e3 * np.median(values):10.1f} ms   {ratio(values, seconds[beside]):7.3f} x {beside}")
+        print(
+            f"  {name:<{width}}  {1e3 * np.median(values):10.1f} ms   {ratio(values, seconds[beside]):7.3f} x {beside}"
+        )
 
 
 def exponent(sizes: np.ndarray, seconds: np.ndarray) -> float:

@@ -38,8 +38,8 @@ def replace(model: nn.Module, matcher: Matcher, factory: Callable[[nn.Module], n
         factory: takes the old module, which it may build into the new one. A module used in several places is
             exchanged once, so that its places go on sharing. The new module takes over train/eval mode.
 
-    What lies inside an exchanged module is not searched. Raises InputError when nothing matches or the factory's answer is
-    no module.
+    What lies inside an exchanged module is not searched. Raises InputError when nothing matches or the factory's
+    answer is no module.
     """
     paths = dict(model.named_modules(remove_duplicate=False))
     matches = _matches(matcher)

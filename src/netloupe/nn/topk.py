@@ -27,9 +27,9 @@ class TopK(nn.Module):
         k: how many entries survive, 1 to the size of ``dim``; with ``k`` equal to that size the input is returned.
         dim: the axis of units.
         exact: True keeps exactly ``k``, of equal values at the border those of lowest index. False searches fewer
-            candidates: units are dealt to ``L = (k - 1) / (2 (1 - recall))`` interleaved blocks, only the largest of each
-            block (of lowest index among equals) is a candidate, and the ``k`` largest candidates survive. The largest
-            entry always does.
+            candidates: units are dealt to ``L = (k - 1) / (2 (1 - recall))`` interleaved blocks, only the largest of
+            each block (of lowest index among equals) is a candidate, and the ``k`` largest candidates survive. The
+            largest entry always does.
         recall: for ``exact=False``, the share of the true ``k`` largest that survives on average when their
             places are random. The layer is exact where ``L`` exceeds half the number of units.
 
@@ -136,7 +136,8 @@ def swap_topk(
         dim: the axis of units: -1 for MLPs and transformers, 1 for convolutions.
         exact: as in :class:`TopK`.
 
-    Raises InputError when nothing matches and for a ``k`` below 1; a ``k`` that is too large shows when the network runs.
+    Raises InputError when nothing matches and for a ``k`` below 1; a ``k`` that is too large shows when the network
+    runs.
     """
     TopK(k)  # refuses a bad k before the network is touched
     return replace(model, matcher, lambda act: nn.Sequential(OrderedDict(act=act, topk=TopK(k, dim, exact))))

@@ -236,7 +236,7 @@ def _spectrum_plot(seed: int) -> Callable[[Axes], None]:
             values = block_singular_values(operator, labels, 0, 0)
             theory = collapse_spectrum(*sizes, SPECTRUM_LAMBDA_W, lambda_h, SPECTRUM_BETA).expanded()
             axes.plot(theory, color=f"C{index}", label=f"$\\lambda_H$ {lambda_h:g}")
-            axes.plot(values, ".", color=f"C{index}", markersize=3)
+            axes.plot(values, "o", color=f"C{index}", markersize=5, markerfacecolor="none", markevery=3)
         axes.set(xlabel="singular value, largest first (line: closed form)", ylabel="within-class block")
         axes.legend(frameon=False, fontsize="small")
 

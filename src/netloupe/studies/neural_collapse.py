@@ -33,7 +33,7 @@ def small_network(width: int, head_bias: bool, seed: int) -> nn.Module:
 
 
 MODEL: dict[Preset, ModelSettings] = {
-    "smoke": ModelSettings(n_steps=1500, record=50, n_seeds=1),
+    "smoke": ModelSettings(n_steps=1000, record=50, n_seeds=1),
     "small": ModelSettings(n_steps=18_000, record=200, n_seeds=3),
     "full": ModelSettings(n_steps=18_000, record=200, n_seeds=10),
 }

@@ -5,8 +5,8 @@ Source: Li et al., "The Lazy Neuron Phenomenon: On Emergence of Activation Spars
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -15,16 +15,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from netloupe.core.capture import Sites, observe
-from netloupe.core.errors import InputError, NonFiniteError
+from netloupe.core.errors import InputError, NonFiniteError, SiteError
 from netloupe.core.finding import Context, Finding
 from netloupe.core.lens import lens
 from netloupe.core.rows import as_rows
 from netloupe.core.statistics import Counts, Statistic
+from netloupe.nn.topk import TopK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LAZY = 0.1  # a unit that fires for less than this share of rows is lazy (the paper's line)
+RECTIFIERS = (nn.ReLU, nn.ReLU6, TopK)
 ActivityStats = Counts
 
 
@@ -49,6 +51,7 @@ class Sparsity(Finding):
         "dead_fraction": "share of units that never fire",
         "lazy_fraction": "share of units that fire for fewer than a tenth of the rows",
         "highest_frequency": "how often the busiest unit fires",
+        "lowest_frequency": "how often the quietest unit fires",
         "standard_error": "standard error of the active fraction over rows",
     }
 
@@ -71,6 +74,7 @@ class Sparsity(Finding):
             "dead_fraction": float(self.dead.mean()),
             "lazy_fraction": float((self.frequency < LAZY).mean()),
             "highest_frequency": float(self.frequency.max()),
+            "lowest_frequency": float(self.frequency.min()),
             "standard_error": self.standard_error(),
         }
 
@@ -132,8 +136,8 @@ def sparsity(
     """The share of units that fire (``a > threshold``, strictly), per unit and per row.
 
     ``active_fraction = (1/n) sum_rows #{i : a_i > threshold} / d`` (arXiv 2210.06313). Measure it after the activation
-    function and before dropout. A smooth activation (GELU, SiLU) has no exact zeros: there, choose a threshold, and read
-    ``zero_fraction`` to see whether the site has zeros at all.
+    function and before dropout. A smooth activation (GELU, SiLU) has no exact zeros: there, choose a threshold, and
+    read ``zero_fraction`` to see whether the site has zeros at all.
 
     Args:
         features: ``(sample, unit)`` or ``(sample, position, unit)``: tensor, array or stored site.
@@ -166,7 +170,8 @@ def nonzero_fraction(a: Float[Tensor, "..."], threshold: float = 0.0, dim: int |
 
 
 def top_k_share(a: Float[Tensor, "row unit"], k: int) -> Float[Tensor, " row"]:
-    """Share of each row's absolute activation that its ``k`` largest units carry: sparsity where nothing is exactly zero.
+    """Share of each row's absolute activation that its ``k`` largest units carry: sparsity where nothing is exactly
+    zero.
 
     1 for a row with at most ``k`` non-zeros, ``k / d`` when all are equal; a row of zeros has 1. Cost O(n d log k).
     """
@@ -191,27 +196,142 @@ def nonzero_per_position(features: Any, mask: Any = None, threshold: float = 0.0
         return np.asarray(total) / np.asarray(count)
 
 
-def activity_report(
-    model: nn.Module, data: Any, sites: Sites = None, threshold: float = 0.0, **options: Any
-) -> dict[str, Sparsity]:
-    """The finding for each site of a network, in one pass over the data.
+@dataclass(frozen=True, eq=False)
+class ActivityReport(Finding):
+    """Sparsity of several sites of one network over the same rows of data; ``report[site]`` is one site's finding.
 
-    Raises InputError where ``threshold`` is 0 and a site holds no exact zero at all: its activation is smooth and needs a
-    threshold of its own.
+    ``sites`` in the order in which they fire; ``n_units`` and ``n_rows`` int64 ``(site,)``; ``zero_fraction``
+    float64 ``(site,)``. ``frequency`` and ``active_per_row`` are those of :class:`Sparsity`, site after site.
     """
-    observation = observe(model, data, {"counts": lambda: Counts(threshold)}, sites, **options)
-    found: dict[str, Sparsity] = {}
+
+    sites: tuple[str, ...]
+    n_units: np.ndarray
+    n_rows: np.ndarray
+    zero_fraction: np.ndarray
+    frequency: np.ndarray
+    active_per_row: np.ndarray
+    threshold: float
+
+    meanings: ClassVar[dict[str, str]] = {
+        "mean_active_fraction": "share of activations above the threshold, averaged over sites",
+        "sparsest_site": "the same at the site where it is smallest",
+        "densest_site": "the same at the site where it is largest",
+        "dead_fraction": "share of all units that never fire",
+        "lazy_fraction": "share of all units that fire for fewer than a tenth of the rows",
+    }
+
+    def __getitem__(self, site: str) -> Sparsity:
+        if site not in self.sites:
+            raise SiteError(f"site '{site}' is not in this report; there are {', '.join(self.sites)}")
+        index = self.sites.index(site)
+        start, width = int(self.n_units[:index].sum()), int(self.n_units[index])
+        n_rows = int(self.n_rows[index])
+        return Sparsity(
+            self.frequency[start : start + width],
+            self.active_per_row[start + index : start + index + width + 1],
+            float(self.zero_fraction[index]),
+            n_rows,
+            self.threshold,
+            context=replace(self.context, site=site),
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sites)
+
+    def __len__(self) -> int:
+        return len(self.sites)
+
+    @property
+    def active_fraction(self) -> np.ndarray:
+        """``(site,)``: share of activations above the threshold."""
+        return np.array([self[site].active_fraction for site in self.sites])
+
+    @property
+    def dead_fraction(self) -> np.ndarray:
+        """``(site,)``: share of units that never fire."""
+        return np.array([float(self[site].dead.mean()) for site in self.sites])
+
+    def summary(self) -> dict[str, float]:
+        """The numbers that ``meanings`` explains; an average hides the layers, so look at each site too."""
+        fractions = self.active_fraction
+        return {
+            "mean_active_fraction": float(fractions.mean()),
+            "sparsest_site": float(fractions.min()),
+            "densest_site": float(fractions.max()),
+            "dead_fraction": float((self.frequency == 0).mean()),
+            "lazy_fraction": float((self.frequency < LAZY).mean()),
+        }
+
+    def plot(self, axes: Axes) -> None:
+        """Active and dead share by depth, on a logarithmic axis; a share of 0 has no mark."""
+        depth = np.arange(len(self.sites))
+        for values, label, style in ((self.active_fraction, "active", "o-"), (self.dead_fraction, "dead units", "x:")):
+            axes.plot(depth, np.where(values > 0, values, np.nan), style, label=label)
+        axes.set(yscale="log", ylabel="share", ylim=(None, 1.1))
+        axes.set_xticks(depth, self.sites, rotation=30, ha="right")
+        axes.legend(frameon=False)
+
+
+def activity_report(
+    model: nn.Module,
+    data: Any,
+    sites: Sites = None,
+    threshold: float = 0.0,
+    *,
+    absolute: bool = False,
+    **options: Any,
+) -> ActivityReport:
+    """Sparsity at several sites of a network, layer by layer, in one pass over the data.
+
+    Args:
+        model, data: as in :func:`netloupe.capture`; padding that an attention mask declares is left out.
+        sites: names or globs, for example ``"*mlp.act"``; None takes the output of every ReLU and top-k module.
+        threshold, absolute: as in :func:`sparsity`.
+        options: those of ``capture`` and ``engine`` of ``observe``.
+
+    Raises InputError where ``threshold`` is 0 and a site is not rectified, that is, it holds no exact zero or more
+    negative values than zeros (GELU, SiLU, a linear map): it needs a threshold of its own.
+    """
+    sites = _rectified(model) if sites is None else sites
+    observation = observe(model, data, {"counts": lambda: Counts(threshold, absolute)}, sites, **options)
+    found: list[Sparsity] = []
     for site, named in observation.statistics.items():
         counts = named["counts"]
         assert isinstance(counts, Counts)
-        finding = from_counts(counts)
-        if threshold == 0 and finding.zero_fraction == 0:
-            raise InputError(
-                f"site '{site}' has no exact zero, so its activation is smooth (GELU, SiLU); give a threshold above 0"
-            )
-        context = Context(site=site, n_samples=observation.n_samples, options={"threshold": threshold})
-        found[site] = finding.in_context(**{k: getattr(context, k) for k in ("site", "n_samples", "options")})
-    return found
+        if threshold == 0 and not absolute:
+            _require_rectified(site, counts)
+        found.append(from_counts(counts))
+    return ActivityReport(
+        tuple(observation.statistics),
+        np.array([len(each.frequency) for each in found]),
+        np.array([each.n_rows for each in found]),
+        np.array([each.zero_fraction for each in found]),
+        np.concatenate([each.frequency for each in found]),
+        np.concatenate([each.active_per_row for each in found]),
+        float(threshold),
+        context=Context(n_samples=observation.n_samples, options={"threshold": threshold, "absolute": absolute}),
+    )
+
+
+def _rectified(model: nn.Module) -> list[str]:
+    names = [name for name, module in model.named_modules() if name and isinstance(module, RECTIFIERS)]
+    if not names:
+        raise InputError(
+            "the network has no ReLU module to read; name the sites that hold its activations, and for a smooth "
+            "activation give a threshold above 0"
+        )
+    return names
+
+
+def _require_rectified(site: str, counts: Counts) -> None:
+    """A smooth activation has few exact zeros (a far negative input underflows to one) beside many negative values."""
+    found = counts.result()
+    if found.zero.sum() == 0 or found.negative.sum() > found.zero.sum():
+        raise InputError(
+            f"site '{site}' is not rectified: {int(found.zero.sum())} of its values are exactly zero and "
+            f"{int(found.negative.sum())} negative, as after GELU or SiLU; give a threshold above 0 or the site behind "
+            "a ReLU"
+        )
 
 
 class MlpFlops(NamedTuple):
@@ -225,7 +345,10 @@ class MlpFlops(NamedTuple):
 
 
 def mlp_flops(d_model: int, d_ff: int, active: float) -> MlpFlops:
-    """Cost of ``V relu(K' x)`` with ``active`` non-zero of ``d_ff`` units: dense ``4 d_model d_ff``, second ``2 d_model active``."""
+    """Cost of ``V relu(K' x)`` with ``active`` non-zero of ``d_ff`` units.
+
+    Both products dense take ``4 d_model d_ff``, the second over non-zeros alone ``2 d_model active``.
+    """
     if d_model < 1 or d_ff < 1 or not 0 <= active <= d_ff:
         raise InputError(
             f"d_model={d_model}, d_ff={d_ff}, active={active}; positive sizes and 0 <= active <= d_ff are needed"

@@ -88,8 +88,8 @@ def activation_gradient_sign(
 
     For ``L = loss(V relu(p))`` with cross-entropy or squared error and entries of ``V`` independent with mean zero, the
     expectation is positive for every ``p_i > 0``: descent lowers active units, and since inactive ones get no
-    gradient, activity shrinks before anything is learned (arXiv 2210.06313). With a head that is drawn otherwise the sign is
-    open, which this measures.
+    gradient, activity shrinks before anything is learned (arXiv 2210.06313). With a head that is drawn otherwise the
+    sign is open, which this measures.
 
     Args:
         build_head: draws one head: ``build_head(generator) -> head``, and ``head(activations) -> scalar loss``.
@@ -105,8 +105,8 @@ def activation_gradient_sign(
     given = torch.as_tensor(p).detach().double()
     if given.ndim not in (1, 2) or given.numel() == 0 or n_draws < 2:
         raise InputError(
-            f"p has shape {tuple(given.shape)} and n_draws is {n_draws}, expected (unit,) or (sample, unit) that is not "
-            "empty and at least 2 draws"
+            f"p has shape {tuple(given.shape)} and n_draws is {n_draws}, expected (unit,) or (sample, unit) with at "
+            "least one value, and at least 2 draws"
         )
     if not bool(torch.isfinite(given).all()):
         raise NonFiniteError("p holds NaN or infinity; drop such samples or look for an overflow in the network")
@@ -192,8 +192,8 @@ def random_linear_head(
 def squared_error_pressure(p: Float[Tensor, " unit"] | Any, n_outputs: int, variance: float) -> np.ndarray:
     """Closed form of the expectation for half the squared error: ``n_outputs * variance * relu(p)``, ``(unit,)``.
 
-    ``variance`` is that of the head's entries, which have mean zero and are independent. Twice this where the loss is the
-    full square.
+    ``variance`` is that of the head's entries, which have mean zero and are independent. Twice this where the loss is
+    the full square.
     """
     values = np.maximum(torch.as_tensor(p).detach().double().numpy(), 0.0)
     return n_outputs * variance * values

@@ -74,9 +74,9 @@ def expected_calibration_error(
 ) -> Calibration:
     """``ECE = sum_b |B_b| / n |accuracy_b - confidence_b|`` over ``n_bins`` bins of equal width.
 
-    Bin ``b`` holds confidences in ``(b / n_bins, (b + 1) / n_bins]``. The answer depends on the number of bins and, for few
-    samples, is above 0 even for perfect calibration; ``chance`` tells how far: it takes each bin's hits as independent
-    with the stated probabilities and their sum as normal.
+    Bin ``b`` holds confidences in ``(b / n_bins, (b + 1) / n_bins]``. The answer depends on the number of bins and,
+    for few samples, is above 0 even for perfect calibration; ``chance`` tells how far: it takes each bin's hits as
+    independent with the stated probabilities and their sum as normal.
 
     Args:
         probs: ``(sample, class)`` that sum to 1 in each row (softmax of the logits): tensor, array or stored site.
