@@ -239,9 +239,7 @@ def _recorded(
     known = data.identity.get("digest")
     if known and (folder / "statistics.json").is_file():
         try:
-            infos = {
-                info.name: info for info in list_sites(subject.model, batches, list(sites) if sites else None)
-            }
+            infos = {info.name: info for info in list_sites(subject.model, batches, list(sites) if sites else None)}
             return _load(folder, infos)
         except (NetloupeError, OSError, KeyError, ValueError):
             _forget(folder)  # a broken cache is made anew

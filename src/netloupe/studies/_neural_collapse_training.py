@@ -229,9 +229,9 @@ def _decay_note(settings: TrainingSettings, data: Data, cases: Sequence[tuple[st
     worst = min(run.accuracy for runs in found for run in runs.values())
     note = (
         f"{settings.data}, {len(data[1])} samples, {settings.epochs} epochs at rate {RATE}, a tenth every "
-        f"{settings.drop_every}, {' and '.join(settings.losses)}, {settings.decay_seeds} seeds. Mean change of log NC1: "
-        f"{moves}; changes smaller than the control are within its noise. Decay alone would shrink the weights by a "
-        f"factor exp(-{shrinking:.2f}), at the paper's scale by about exp(-4). Lowest training accuracy {worst:.3f}."
+        f"{settings.drop_every}, {' and '.join(settings.losses)}, {settings.decay_seeds} seeds. Mean change of log "
+        f"NC1: {moves}; changes smaller than the control are within its noise. Decay alone would shrink the weights by "
+        f"a factor exp(-{shrinking:.2f}), at the paper's scale by about exp(-4). Lowest training accuracy {worst:.3f}."
     )
     if settings.shuffled:
         labels = data[1][torch.randperm(len(data[1]), generator=torch.Generator().manual_seed(cases[0][1]))]

@@ -129,7 +129,7 @@ def _channels(model: nn.Module) -> int:
 
 def _as_input(inputs: Any, model: nn.Module) -> Tensor:
     """Arrays as the network takes them: token numbers stay whole, bytes become [0, 1], floats the network's precision."""
-    tensor = torch.as_tensor(np.asarray(inputs)) if not isinstance(inputs, Tensor) else inputs
+    tensor = torch.as_tensor(np.array(inputs)) if not isinstance(inputs, Tensor) else inputs
     takes_tokens = isinstance(
         next((m for m in model.modules() if list(m.parameters(recurse=False))), None), nn.Embedding
     )
@@ -139,31 +139,58 @@ def _as_input(inputs: Any, model: nn.Module) -> Tensor:
     return tensor.to(dtype) / 255 if tensor.dtype == torch.uint8 else tensor.to(dtype)
 
 
+class _Converted:
+    """Array batches turned into the network's input as they are read: a mapped file may be larger than memory."""
+
+    def __init__(self, arrays: Arrays, model: nn.Module, n_samples: int, batch_size: int) -> None:
+        self.arrays, self.model, self.n_samples, self.batch_size = arrays, model, n_samples, batch_size
+
+    def __len__(self) -> int:
+        return -(-self.n_samples // self.batch_size)
+
+    def inputs(self, start: int, stop: int) -> Tensor:
+        """Samples ``start`` to ``stop`` as the network takes them."""
+        return _reshaped(_as_input(self.arrays.inputs[start:stop], self.model), self.model)
+
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, self.n_samples, self.batch_size):
+            stop = min(start + self.batch_size, self.n_samples)
+            inputs = self.inputs(start, stop)
+            yield inputs if self.arrays.labels is None else (inputs, self.arrays.labels[start:stop])
+
+
 def _array_data(name: str, raw: Arrays, subject: Subject, limit: int | None, batch_size: int) -> Data:
-    inputs = raw.inputs[:limit]
-    if len(inputs) == 0:
+    n_samples = min(len(raw.inputs), limit or len(raw.inputs))
+    if n_samples == 0:
         raise SubjectError(f"data '{name}' holds no samples; at least one is needed")
-    tensor = _as_input(inputs, subject.model)
-    labels = None if raw.labels is None else torch.as_tensor(raw.labels)[:limit]
-    if labels is not None and len(labels) != len(tensor):
+    if raw.labels is not None and len(raw.labels) != len(raw.inputs):
         raise SubjectError(
-            f"data '{name}' has {len(tensor)} samples and {len(labels)} labels; each sample needs one label"
+            f"data '{name}' has {len(raw.inputs)} samples and {len(raw.labels)} labels; each sample needs one label"
         )
-    tensor = _reshaped(tensor, subject.model)
-    kind: Kind = (
-        "image" if tensor.ndim == 4 and tensor.shape[1] in (1, 3) else "vector" if tensor.ndim == 2 else "other"
-    )
-    batches = batches_of(tensor if labels is None else (tensor, labels), batch_size)
-    digest = (
-        xxhash.xxh3_128_hexdigest(tensor.contiguous().view(torch.uint8).numpy().reshape(-1)) if tensor.numel() else ""
-    )
+    labels = None if raw.labels is None else torch.as_tensor(raw.labels)[:n_samples]
+    batches = _Converted(Arrays(raw.inputs, labels), subject.model, n_samples, batch_size)
+    first = batches.inputs(0, 1)
+    kind: Kind = "image" if first.ndim == 4 and first.shape[1] in (1, 3) else "vector" if first.ndim == 2 else "other"
 
     def show(index: int) -> Shown:
         caption = _caption(index, labels, raw.class_names)
-        return Shown(image=_picture(tensor[index]), caption=caption) if kind == "image" else Shown(caption=caption)
+        if kind != "image":
+            return Shown(caption=caption)
+        return Shown(image=_picture(batches.inputs(index, index + 1)[0]), caption=caption)
 
-    identity = {"name": name, "samples": len(tensor), "shape": list(tensor.shape[1:]), "digest": digest}
-    return Data(name, batches, kind, len(tensor), labels, raw.class_names, show, identity)
+    identity = {
+        "name": name, "samples": n_samples, "shape": list(first.shape[1:]), "digest": _digest(raw.inputs, n_samples),
+    }  # fmt: skip
+    return Data(name, batches, kind, n_samples, labels, raw.class_names, show, identity)
+
+
+def _digest(inputs: Any, n_samples: int) -> str:
+    """32 characters that stand for the samples, read piece by piece."""
+    state = xxhash.xxh3_128()
+    rows = max(1, 2**24 // max(1, int(np.prod(inputs.shape[1:]))))
+    for start in range(0, n_samples, rows):
+        state.update(np.ascontiguousarray(np.asarray(inputs[start : min(start + rows, n_samples)])).view(np.uint8))
+    return state.hexdigest()
 
 
 def _reshaped(tensor: Tensor, model: nn.Module) -> Tensor:

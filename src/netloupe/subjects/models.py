@@ -19,6 +19,14 @@ FORMS = (
     "a recipe (digits-cnn, digits-mlp, minilm), package.module:name, package.module:name@weights.safetensors, "
     "a .pt2 export, or a Hugging Face folder or name"
 )
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "spiece.model",
+)  # without one of these the library would make up an empty tokenizer
 
 
 @dataclass(frozen=True)
@@ -155,10 +163,12 @@ def _hugging_face(name: str, download: bool) -> Subject:
         raise SubjectError(
             f"model '{name}' could not be loaded{hint}; expected {FORMS} ({type(error).__name__})"
         ) from error
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=local)
-    except Exception:  # a network without a tokenizer can still be shown arrays
-        tokenizer = None
+    tokenizer = None
+    if not folder.is_dir() or any((folder / file).exists() for file in TOKENIZER_FILES):
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=local)
+        except Exception:  # a network whose tokenizer cannot be had can still be shown arrays
+            tokenizer = None
     if tokenizer is not None and tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return Subject(folder.name or name, model, tokenizer, "stdlib-text" if tokenizer is not None else None)
