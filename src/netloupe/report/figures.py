@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from netloupe.core.statistics import QuantilesResult
 
 WIDTH, HEIGHT = 400, 190
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 40
+LEFT, RIGHT, TOP, BOTTOM = 54, 12, 14, 40
 N_BINS = 44
 TAIL = 0.0005  # share of values that the histogram may leave out on either side
 CURVE_POINTS = 240
@@ -70,11 +70,17 @@ def picture(
     parts: Sequence[str], title: str, width: float = WIDTH, height: float = HEIGHT, kind: str = "plot"
 ) -> Markup:
     """An SVG element that is read out as one image with ``title`` as its text."""
+    size = f'width="{width:.0f}" height="{height:.0f}" ' if kind == "heat" else ""  # a map scrolls, it never shrinks
     return Markup(
-        f'<svg class="{kind}" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(title)}">'
+        f'<svg class="{kind}" {size}viewBox="0 0 {width:.1f} {height:.1f}" role="img" aria-label="{escape(title)}">'
         + "".join(parts)
         + "</svg>"
     )
+
+
+def zero_share(found: QuantilesResult) -> float:
+    """The share of values that are exactly zero."""
+    return float(found.counts[found.values == 0].sum() / found.count)
 
 
 def histogram(found: QuantilesResult) -> Markup:
@@ -83,7 +89,7 @@ def histogram(found: QuantilesResult) -> Markup:
     A bar's height is its share of all values. Where the values are all zero there is only the zero bar.
     """
     at_zero = found.values == 0
-    zero = float(found.counts[at_zero].sum() / found.count)
+    zero = zero_share(found)
     rest = dataclasses.replace(
         found, values=found.values[~at_zero], lower=found.lower[~at_zero], upper=found.upper[~at_zero],
         counts=found.counts[~at_zero], count=int(found.counts[~at_zero].sum()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ def number(value: float, digits: int = 3) -> str:
     if value == 0:
         return "0"
     size = abs(value)
-    if size >= 1e6 and not value.is_integer() or size >= 1e15 or size < 1e-3:
+    if (size >= 1e6 and not value.is_integer()) or size >= 1e15 or size < 1e-3:
         mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")
         text = f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(power)}"
     elif value.is_integer():
@@ -60,9 +61,11 @@ def column(values: Sequence[float | None]) -> list[str]:
 def _aligned(value: float | None, decimals: int) -> str:
     if value is None or not math.isfinite(value):
         return "\u2013"
-    if value != 0 and abs(value) < 0.5 * 10**-decimals:
+    if value == 0:
+        return "0"
+    if abs(value) < 0.5 * 10**-decimals:
         return number(value, 2)
-    return f"{value + 0.0:,.{decimals}f}".replace(",", NARROW).replace("-", MINUS)
+    return f"{value:,.{decimals}f}".replace(",", NARROW).replace("-", MINUS)
 
 
 def ticks(low: float, high: float, wanted: int) -> list[float]:
@@ -90,8 +93,13 @@ def headlines(inspection: Inspection) -> list[Markup]:
     return [*_spans(inspection), *_dead(inspection), *_change(inspection)]
 
 
+def breakable(name: str) -> Markup:
+    """A path that may be broken after its dots and underscores, where a line is too short for it."""
+    return Markup("<wbr>").join(re.findall(r"[^._]*[._]?", name)[:-1])
+
+
 def _code(name: str) -> Markup:
-    return Markup("<code>{}</code>").format(name)
+    return Markup("<code>{}</code>").format(breakable(name))
 
 
 def _spans(inspection: Inspection) -> list[Markup]:
@@ -106,15 +114,12 @@ def _spans(inspection: Inspection) -> list[Markup]:
     said = []
     for (name, meaning), values in leading.items():
         (low, here), (high, there) = min(values), max(values)
-        start = Markup("<b>{}</b>: {}").format(readable(name).capitalize(), meaning)
+        start = Markup("<b>{}</b> ({})").format(meaning[:1].upper() + meaning[1:], _code(name))
         if low == high:
-            said.append(Markup("{}. It is {}{}.").format(start, number(low), _everywhere(values)))
+            said.append(Markup("{}: {}{}.").format(start, number(low), _everywhere(values)))
         else:
-            said.append(
-                Markup("{}. It runs from {} at {} to {} at {}.").format(
-                    start, number(low), _code(here), number(high), _code(there)
-                )
-            )
+            sentence = "{}: from {} at {} to {} at {}."
+            said.append(Markup(sentence).format(start, number(low), _code(here), number(high), _code(there)))
     return said
 
 

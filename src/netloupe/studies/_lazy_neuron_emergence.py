@@ -1,15 +1,16 @@
-"""The claims of the lazy-neuron study about sparsity that comes by itself: without signal, with size, in transformers."""
+"""The claims of the lazy-neuron study about sparsity that comes by itself: without signal, with size, in ViTs."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from netloupe.core.study import Bar, Claim, over_seeds
 from netloupe.data.ablations import fresh_random, random_inputs, random_labels
@@ -34,6 +35,8 @@ RATE = 1e-3
 FRESH_BAR, RANDOM_LABEL_BAR = 0.05, 0.35
 N_UNTRAINED = 20
 """networks behind the control of the claim about size; they cost nothing"""
+UNTRAINED_RANGE = 0.55 / 0.50
+"""largest ratio of untrained shares; of the steps between three widths the smaller is at most half its logarithm"""
 
 
 def emergence_claims(settings: Settings, images: Images, seed: int) -> Iterator[Claim]:
@@ -52,7 +55,7 @@ def fresh_data_claim(settings: Settings, seeds: range) -> Claim:
     every = max(1, settings.steps // 12)
 
     def run(rate: float, seed: int, widths: tuple[int, ...]) -> Activity:
-        model = mlp(settings.random_side**2, widths, 10, random_state=seed)
+        model = mlp(math.prod(shape), widths, 10, random_state=seed)
         data = fresh_random(shape, 10, BATCH)
         return watch_activity(model, data, held_out, steps=settings.steps, every=every, optimizer=adam(rate), seed=seed)
 
@@ -62,8 +65,8 @@ def fresh_data_claim(settings: Settings, seeds: range) -> Claim:
     layers = ", ".join(f"{a:.3f} ({d:.3f})" for a, d in zip(deep.active[-1], deep.dead[-1], strict=True))
     return Claim(
         "sparse without signal: fresh random data",
-        "Trained on random images with random labels, new in every step, a network's hidden units fall silent though there "
-        "is nothing to learn: at most 5 % of activations stay above zero.",
+        "Trained on random images with random labels, new in every step, a network's hidden units fall silent though "
+        "there is nothing to learn: at most 5 % of activations stay above zero.",
         **over_seeds([float(curve.active[-1, 0]) for curve in curves]),
         bar=Bar("<=", FRESH_BAR),
         control=float(control.active[-1, 0]),
@@ -71,29 +74,24 @@ def fresh_data_claim(settings: Settings, seeds: range) -> Claim:
         note=f"Adam {RATE:g}, {settings.steps} steps, width {settings.width}: active share {curves[0].told(0)} before, "
         f"{curves[0].told()} after; three hidden layers after training: {layers} (dead in brackets). Much of this is "
         "dead units, which the paper's large models do not have.",
-        plot=lambda axes: plot_activity(axes, {"Adam": curves[0], "learning rate 0": control}, FRESH_BAR),
+        plot=partial(plot_activity, curves={"Adam": curves[0], "learning rate 0": control}, bar=FRESH_BAR),
     )
 
 
 def random_label_claim(settings: Settings, images: Images, seeds: range) -> Claim:
-    """2b: labels drawn once at random; beside it true labels, a larger rate, and random inputs."""
-    every = max(1, settings.steps // 12)
-    noise = random_inputs(images.train, random_state=seeds[0])
-    unseen = random_inputs(images.test, random_state=seeds[0] + 1)
-    n_inputs = images.train[0].numel()
-
-    def run(seed: int, labels: str, rate: float = RATE, random: bool = False) -> Activity:
-        model = mlp(n_inputs, (settings.width,), 10, random_state=seed)
-        drawn = images.train_labels if labels == "true" else random_labels(images.train_labels, 10, random_state=seed)
-        data, held_out = (noise if random else images.train, drawn), unseen if random else images.test
-        return watch_activity(model, data, held_out, steps=settings.steps, every=every, optimizer=adam(rate), seed=seed)
-
-    curves = [run(seed, "random") for seed in seeds]
-    control = run(seeds[0], "random", rate=0.0)
+    """2b: labels drawn once at random; beside it true labels, a larger rate, random inputs and larger images."""
+    first, true, side = seeds[0], images.train_labels, settings.random_side
+    drawn = {seed: random_labels(true, 10, random_state=seed) for seed in seeds}
+    run = partial(_watch_labels, settings, images)
+    curves = [run(labels, seed) for seed, labels in drawn.items()]
+    control = run(drawn[first], first, rate=0.0)
+    noise = random_inputs(images.train, first), random_inputs(images.test, first + 1)
+    large = tuple(F.interpolate(each, (side, side), mode="bilinear") for each in (images.train, images.test))
     others = {
-        "true labels": run(seeds[0], "true"),
-        "true labels, Adam 0.01": run(seeds[0], "true", rate=1e-2),
-        "random inputs": run(seeds[0], "true", random=True),
+        "true labels": run(true, first),
+        "true labels, Adam 0.01": run(true, first, rate=1e-2),
+        "random inputs": run(true, first, inputs=noise),
+        f"random labels, {side} x {side} pixels": run(drawn[first], first, inputs=large),
     }
     told = "; ".join(f"{name} {curve.told()}" for name, curve in others.items())
     return Claim(
@@ -104,12 +102,26 @@ def random_label_claim(settings: Settings, images: Images, seeds: range) -> Clai
         bar=Bar("<=", RANDOM_LABEL_BAR),
         control=float(control.active[-1, 0]),
         control_statement="The same network and data with learning rate 0.",
-        note=f"Adam {RATE:g}, {settings.steps} steps, {n_inputs} inputs, width {settings.width}: active share "
-        f"{curves[0].told(0)} before, {curves[0].told()} after, lowest on the way {curves[0].active.min():.3f}. "
-        f"For comparison: {told}. A step lowers a pre-activation in proportion to the squared length of the input, so "
-        "small images fall silent more slowly than large ones.",
-        plot=lambda axes: plot_activity(axes, {"random labels": curves[0], **others}, RANDOM_LABEL_BAR),
+        note=f"Adam {RATE:g}, {settings.steps} steps, {images.train[0].numel()} inputs, width {settings.width}: active "
+        f"share {curves[0].told(0)} before, {curves[0].told()} after, lowest on the way {curves[0].active.min():.3f}. "
+        f"For comparison: {told}.",
+        plot=partial(plot_activity, curves={"random labels": curves[0], **others}, bar=RANDOM_LABEL_BAR),
     )
+
+
+def _watch_labels(
+    settings: Settings,
+    images: Images,
+    labels: Tensor,
+    seed: int,
+    rate: float = RATE,
+    inputs: tuple[Tensor, ...] | None = None,
+) -> Activity:
+    train_inputs, test_inputs = (images.train, images.test) if inputs is None else inputs
+    return watch_activity(
+        mlp(train_inputs[0].numel(), (settings.width,), 10, random_state=seed), (train_inputs, labels), test_inputs,
+        steps=settings.steps, every=max(1, settings.steps // 12), optimizer=adam(rate), seed=seed,
+    )  # fmt: skip
 
 
 def margin(fractions: np.ndarray, widths: np.ndarray) -> float:
@@ -141,12 +153,14 @@ def size_claim(settings: Settings, images: Images, seeds: range) -> Claim:
     )
     return Claim(
         "larger is sparser",
-        "The wider the hidden layer, the smaller the share and the larger the number of its active units (measured: the "
-        "smallest logarithm of either ratio between neighbouring widths; above 0 only if both hold everywhere).",
+        "The wider the hidden layer, the smaller the share and the larger the number of its active units (measured: "
+        "the smallest logarithm of either ratio between neighbouring widths; above 0 only if both hold everywhere).",
         **over_seeds([margin(row, widths) for row in trained]),
         bar=Bar(">", 0.0),
-        control=float(np.mean([margin(row, widths) for row in untrained])),
-        control_statement=f"The same widths before training, {N_UNTRAINED} initialisations.",
+        control=margin(untrained.mean(0), widths),
+        control_statement=f"The same widths before training (mean share of {N_UNTRAINED} initialisations), which stay "
+        "within a tenth of one another.",
+        control_bar=Bar(">", math.log(UNTRAINED_RANGE) / (len(widths) - 1)),
         note=f"True labels, Adam {RATE:g}, {settings.steps} steps; width: active share, mean over {len(seeds)} seeds: "
         f"{shares}.",
         plot=partial(_plot_sizes, widths=widths, trained=trained, untrained=untrained),
@@ -182,7 +196,7 @@ def rank_trend(values: np.ndarray) -> float:
 
 def build_vit(settings: Settings, images: Images, seed: int, **changes: int) -> nn.Module:
     """The preset's vision transformer; ``changes`` replace its sizes."""
-    sizes = {
+    sizes: dict[str, Any] = {
         name: getattr(settings.vit, name) for name in ("patch_size", "d_model", "d_ff", "n_layers", "n_heads")
     } | changes
     return ViT(images.train.shape[-1] + 2 * settings.vit.pad, n_classes=10, random_state=seed, **sizes)
@@ -212,8 +226,8 @@ def transformer_claim(settings: Settings, images: Images, seeds: range) -> Claim
         bar=Bar("<=", -1.0),
         control=rank_trend(control.active.mean(1)),
         control_statement="The same transformer with learning rate 0.",
-        note=f"AdamW {RATE:g} without decay, a look every {settings.vit_steps} steps of {BATCH} images: mean share {path}; "
-        f"at the end by depth {depth} (dead in brackets).",
+        note=f"AdamW {RATE:g} without decay, a look every {settings.vit_steps} steps of {BATCH} images: mean share "
+        f"{path}; at the end by depth {depth} (dead in brackets).",
         plot=partial(_plot_depth, curve=curves[0], control=control),
     )
 

@@ -78,7 +78,8 @@ def depth_claim(settings: Settings, images: Images, seed: int, depths: tuple[int
     before = np.array([_initial(settings, images, seed, n_layers=depth) for depth in depths])
     return Claim(
         "larger is sparser: depth of a transformer",
-        "The deeper the transformer, the smaller the share of active MLP units (measured: rank correlation with depth).",
+        "The deeper the transformer, the smaller the share of active MLP units (measured: rank correlation with "
+        "depth).",
         rank_trend(np.array([curve.active[-1].mean() for curve in curves.values()])),
         Bar("<=", -1.0),
         rank_trend(np.round(before, 2)),
@@ -117,8 +118,8 @@ def data_claim(settings: Settings, images: Images, seed: int) -> Claim:
     control = watch_vit(replace(settings, vit_looks=1), images, seed, rate=0.0)
     return Claim(
         "sparsity comes from training, not from data",
-        "A transformer gets sparser on true labels, random labels, random inputs and fresh random data alike (measured: the "
-        "largest ratio of the share of active units after training to that before).",
+        "A transformer gets sparser on true labels, random labels, random inputs and fresh random data alike "
+        "(measured: the largest ratio of the share of active units after training to that before).",
         max(_ratio(curve) for curve in curves.values()),
         Bar("<", 1.0),
         _ratio(control),
@@ -168,13 +169,13 @@ def text_claim(settings: Settings, seed: int) -> Claim:
     curve, control = run(RATE), run(0.0)
     return Claim(
         "sparsity emerges in a language model",
-        "Training a language model lowers the share of active MLP units steadily (measured: rank correlation of the share "
-        "with training time, initialisation included).",
+        "Training a language model lowers the share of active MLP units steadily (measured: rank correlation of the "
+        "share with training time, initialisation included).",
         rank_trend(curve.active.mean(1)),
         Bar("<=", -1.0),
         rank_trend(control.active.mean(1)),
         "The same model with learning rate 0.",
-        note=f"Bytes of the standard library's docstrings, {settings.vit_looks * settings.vit_steps} steps of {BATCH} windows "
-        f"of {LENGTH}: active share {curve.told(0)} before, {curve.told()} after.",
+        note=f"Bytes of the standard library's docstrings, {settings.vit_looks * settings.vit_steps} steps of {BATCH} "
+        f"windows of {LENGTH}: active share {curve.told(0)} before, {curve.told()} after.",
         plot=partial(plot_activity, curves={"Adam": curve, "learning rate 0": control}),
     )

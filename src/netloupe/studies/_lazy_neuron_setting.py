@@ -64,7 +64,7 @@ class Settings:
 SETTINGS: dict[Preset, Settings] = {
     "smoke": Settings(
         n_draws=1000, n_seeds=1, steps=60, width=64, widths=(16, 64), vit=Transformer(2, 32, 64, 2, 2), vit_looks=2,
-        vit_steps=10, vit_seeds=1, topk_width=128, topk_steps=150, n_train=500,
+        vit_steps=10, vit_seeds=1, topk_width=128, topk_steps=150, n_train=500, random_side=16,
     ),
     "small": Settings(
         n_draws=4000, n_seeds=3, steps=600, width=256, widths=(64, 256, 1024), vit=Transformer(2, 64, 256, 3, 4),

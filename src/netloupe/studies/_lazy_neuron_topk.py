@@ -1,4 +1,4 @@
-"""The claims of the lazy-neuron study about keeping only the k largest activations: robustness, accuracy, calibration."""
+"""The claims of the lazy-neuron study about keeping the k largest activations: robustness, accuracy, calibration."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def topk_claims(settings: Settings, images: Images, seed: int) -> Iterator[Claim
 
 
 def outcomes(settings: Settings, images: Images, seeds: range, noise: float) -> Outcomes:
-    """Dense, top-k and control networks trained alike, one list entry for each seed (controls: the first seed alone)."""
+    """Dense, top-k and control networks trained alike, one entry for each seed (controls: the first seed alone)."""
     found: Outcomes = {DENSE: [], **{k: [] for k in settings.ks}, EVERY: [], RANDOM: []}
     for seed in seeds:
         for kind, results in found.items():
@@ -139,8 +139,8 @@ def accuracy_claim(settings: Settings, clean: Outcomes) -> Claim:
     """6a: with clean labels the k largest are enough."""
     return Claim(
         "top-k keeps clean accuracy",
-        f"With clean labels, keeping only the {', '.join(map(str, settings.ks))} largest activations costs at most 0.02 of "
-        "accuracy (measured: the smallest gain over the ordinary network).",
+        f"With clean labels, keeping only the {', '.join(map(str, settings.ks))} largest activations costs at most "
+        "0.02 of accuracy (measured: the smallest gain over the ordinary network).",
         **over_seeds(np.min([gains(clean, k, "clean") for k in settings.ks], axis=0)),
         bar=Bar(">=", -0.02),
         control=float(gains(clean, RANDOM, "clean")[0]),
@@ -157,8 +157,8 @@ def calibration_claim(settings: Settings, clean: Outcomes, noisy: Outcomes) -> C
     change = [[a.ece - b.ece for a, b in zip(clean[k], clean[DENSE], strict=True)] for k in settings.ks]
     return Claim(
         "top-k is better calibrated",
-        f"With clean labels, keeping only the {', '.join(map(str, settings.ks))} largest activations lowers the expected "
-        "calibration error (measured: the largest change of the error against the ordinary network).",
+        f"With clean labels, keeping only the {', '.join(map(str, settings.ks))} largest activations lowers the "
+        "expected calibration error (measured: the largest change of the error against the ordinary network).",
         **over_seeds(np.max(change, axis=0)),
         bar=Bar("<", 0.0),
         control=clean[EVERY][0].ece - clean[DENSE][0].ece,

@@ -251,8 +251,9 @@ def _decay_plot(runs: Runs, loss: str) -> Callable[[Axes], None]:
         for name, run in runs.items():
             colour, line = styles.get(name, ("C7", ":"))
             label = "other data order" if name == "redrawn 1" else name if name in styles else None
-            axes.semilogy(run.epochs, run.curve, color=colour, linestyle=line, linewidth=1.2, label=label)
-        axes.set(xlabel=f"epoch ({loss}, first seed)", ylabel="NC1")
+            ratio = run.curve / runs["baseline"].curve
+            axes.semilogy(run.epochs, ratio, color=colour, linestyle=line, linewidth=1.2, label=label)
+        axes.set(xlabel=f"epoch ({loss}, first seed)", ylabel="NC1 over the baseline's")
         axes.legend(frameon=False, fontsize="small", ncols=2)
 
     return plot

@@ -23,6 +23,7 @@ from netloupe.lenses.dynamics.descent_pressure import (
     squared_error_pressure,
 )
 from netloupe.studies._lazy_neuron_emergence import emergence_claims
+from netloupe.studies._lazy_neuron_full import full_claims
 from netloupe.studies._lazy_neuron_setting import SETTINGS, Settings, load_images
 from netloupe.studies._lazy_neuron_topk import topk_claims
 
@@ -41,8 +42,6 @@ def run(preset: Preset, seed: int) -> Iterator[Claim]:
     yield from emergence_claims(settings, images, seed)
     yield from topk_claims(settings, images, seed)
     if preset == "full":
-        from netloupe.studies._lazy_neuron_full import full_claims
-
         yield from full_claims(settings, images, seed)
 
 
@@ -109,15 +108,16 @@ def _slope_claim(found: DescentPressure, control: DescentPressure) -> Claim:
 def _plot_slope(axes: Axes, found: DescentPressure) -> None:
     expected = squared_error_pressure(found.pre_activations, N_CLASSES, 1 / N_UNITS)
     axes.plot(expected, found.mean_gradient, "o", markersize=3)
-    axes.plot([0, expected.max()], [0, expected.max()], color="0.4", linewidth=0.8)
-    axes.set(xlabel="closed form", ylabel="mean gradient", title=f"slope {slope(found):.4f}")
+    axes.plot([0, expected.max()], [0, expected.max()], color="0.4", linewidth=0.8, label="slope 1")
+    axes.set(xlabel="closed form", ylabel="mean gradient")
+    axes.legend(frameon=False, fontsize="small")
 
 
 def _silent_claim(found: DescentPressure, control: DescentPressure) -> Claim:
     return Claim(
         "gradient pressure: inactive units",
-        "An inactive unit gets no gradient at all, so nothing brings it back (measured: the largest mean gradient of an "
-        "inactive unit).",
+        "An inactive unit gets no gradient at all, so nothing brings it back (measured: the largest mean gradient of "
+        "an inactive unit).",
         found.summary()["inactive_pressure"],
         Bar("==", 0.0),
         control.summary()["inactive_pressure"],

@@ -21,8 +21,6 @@ from netloupe.models.small import mlp
 from netloupe.studies._neural_collapse_model import ModelSettings, model_claims
 from netloupe.studies._neural_collapse_training import TrainingSettings, training_claims
 
-PAPER = "neural-collapse"
-
 
 def small_network(width: int, head_bias: bool, seed: int) -> nn.Module:
     """A perceptron with two hidden layers on flattened digits."""
@@ -39,12 +37,12 @@ MODEL: dict[Preset, ModelSettings] = {
 }
 TRAINING: dict[Preset, TrainingSettings] = {
     "smoke": TrainingSettings(
-        "handwritten digits in place of Fashion-MNIST and CIFAR-10", (64, 64, 64), 12, 1,
+        "Handwritten digits in place of Fashion-MNIST and CIFAR-10", (64, 64, 64), 12, 1,
         lambda bias, seed: small_network(64, bias, seed), ("squared error",), 12, 4, 1,
         batch_size=32, watch_every=4, shuffled=False,
     ),
     "small": TrainingSettings(
-        "handwritten digits in place of Fashion-MNIST and CIFAR-10", (256,) * 5, 40, 3,
+        "Handwritten digits in place of Fashion-MNIST and CIFAR-10", (256,) * 5, 40, 3,
         lambda bias, seed: small_network(128, bias, seed), ("squared error",), 120, 40, 2,
         batch_size=32,
     ),

@@ -170,13 +170,14 @@ def _array_data(name: str, raw: Arrays, subject: Subject, limit: int | None, bat
     labels = None if raw.labels is None else torch.as_tensor(raw.labels)[:n_samples]
     batches = _Converted(Arrays(raw.inputs, labels), subject.model, n_samples, batch_size)
     first = batches.inputs(0, 1)
-    kind: Kind = "image" if first.ndim == 4 and first.shape[1] in (1, 3) else "vector" if first.ndim == 2 else "other"
+    seen = _as_input(raw.inputs[:1], subject.model)  # images stay pictures to a person where a network takes them flat
+    kind: Kind = "image" if seen.ndim == 4 and seen.shape[1] in (1, 3) else "vector" if first.ndim == 2 else "other"
 
     def show(index: int) -> Shown:
         caption = _caption(index, labels, raw.class_names)
         if kind != "image":
             return Shown(caption=caption)
-        return Shown(image=_picture(batches.inputs(index, index + 1)[0]), caption=caption)
+        return Shown(image=_picture(_as_input(raw.inputs[index : index + 1], subject.model)[0]), caption=caption)
 
     identity = {
         "name": name, "samples": n_samples, "shape": list(first.shape[1:]), "digest": _digest(raw.inputs, n_samples),
