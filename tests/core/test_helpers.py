@@ -148,3 +148,21 @@ def test_training_puts_random_state_back_and_records_divergence():
     ):
         with pytest.raises(InputError):
             call()
+
+
+def test_training_takes_loaders_and_functions():
+    x, y = torch.randn(20, 5), torch.arange(20) % 5
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=6)
+    assert train(Loop(), loader, steps=9).n_steps == 9
+    seen = []
+
+    def fresh(step, generator):
+        seen.append((step, float(torch.rand(1, generator=generator))))
+        return x[:4], y[:4]
+
+    train(Loop(), fresh, steps=3)
+    assert [step for step, _ in seen] == [0, 1, 2]
+    assert len({value for _, value in seen}) == 3
+    for data, message in ((iter([]), "no batches"), (3, "expected")):
+        with pytest.raises(InputError, match=message):
+            train(Loop(), data, steps=1)

@@ -116,3 +116,57 @@ def test_batches_of_different_lengths_are_observed():
     ]
     found = observe(model, batches, {"m": Moments}, "encoder.layer.0.intermediate")
     assert found.result("encoder.layer.0.intermediate", "m").count == 4 * 26
+
+
+def zoo():
+    t, n = transformers, 5
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    ids, image = torch.randint(3, 40, (n, 9)), torch.randn(n, 3, 32, 32)
+    return {
+        "windows": (t.SwinModel, t.SwinConfig(image_size=32, patch_size=2, embed_dim=16, depths=[1], num_heads=[2], window_size=4), {"pixel_values": image}),
+        "channels in both places": (t.ConvNextModel, t.ConvNextConfig(depths=[1, 1], hidden_sizes=[8, 16], num_stages=2), {"pixel_values": image}),
+        "convolution over time": (
+            t.Wav2Vec2Model,
+            t.Wav2Vec2Config(**small, conv_dim=(8, 8), conv_kernel=(4, 3), conv_stride=(3, 2), num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2),
+            {"input_values": torch.randn(n, 200)},
+        ),
+        "a table of ten positions": (
+            t.WhisperModel,
+            t.WhisperConfig(vocab_size=40, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+                            encoder_ffn_dim=24, decoder_ffn_dim=24, num_mel_bins=8, max_source_positions=10, pad_token_id=0,
+                            bos_token_id=1, eos_token_id=2, decoder_start_token_id=1),
+            {"input_features": torch.randn(n, 8, 20), "decoder_input_ids": ids[:, :4]},
+        ),
+        "routed tokens": (t.MixtralModel, t.MixtralConfig(vocab_size=40, **small, num_key_value_heads=2, num_local_experts=3), {"input_ids": ids}),
+        "flattened tokens": (
+            t.OPTModel,
+            t.OPTConfig(vocab_size=40, hidden_size=16, ffn_dim=24, num_hidden_layers=1, num_attention_heads=2, word_embed_proj_dim=16),
+            {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
+        ),
+        "encoder and decoder": (
+            t.T5Model,
+            t.T5Config(vocab_size=40, d_model=16, d_ff=24, d_kv=8, num_layers=1, num_heads=2, decoder_start_token_id=0),
+            {"input_ids": ids, "decoder_input_ids": ids[:, :4]},
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["windows", "channels in both places", "convolution over time", "a table of ten positions",
+                                  "routed tokens", "flattened tokens", "encoder and decoder"])  # fmt: skip
+def test_shuffled_samples_shuffle_the_activations_of_every_site(name):
+    """The sample axis is the right one at every site: what a sample says does not depend on where it stands."""
+    torch.manual_seed(0)
+    kind, config, data = zoo()[name]
+    model, order = kind(config).eval(), torch.tensor([3, 0, 4, 2, 1])
+    (plain,) = capture(model, data)
+    (shuffled,) = capture(model, {key: value[order] for key, value in data.items()})
+    assert len(plain.activations) >= 10
+    for site, values in plain.activations.items():
+        torch.testing.assert_close(
+            shuffled[site], values[order], atol=1e-4, rtol=1e-3, msg=lambda m, s=site: f"{s}: {m}"
+        )
+    if name == "convolution over time":
+        assert plain.infos["feature_extractor.conv_layers.0.conv"].n_units == 8
+        assert plain.infos["encoder.pos_conv_embed.activation"].n_units == 16
+    if name == "channels in both places":
+        assert {info.n_units for site, info in plain.infos.items() if site.endswith("pwconv1")} == {32, 64}

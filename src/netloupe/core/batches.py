@@ -51,7 +51,9 @@ def batches_of(data: Any, batch_size: int = 64) -> Iterable[Any]:
     """``data`` as an iterable of raw batches; arrays are cut into ``batch_size`` rows."""
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, expected at least 1")
-    if _is_array(data) or _is_array_pair(data) or isinstance(data, Mapping):
+    if isinstance(data, Mapping):
+        return _ArrayBatches({key: _column(key, value) for key, value in data.items()}, batch_size)
+    if _is_array(data) or _is_array_pair(data):
         return _ArrayBatches(data, batch_size)
     if isinstance(data, (str, bytes)) or not isinstance(data, Iterable):
         raise InputError(
@@ -59,6 +61,18 @@ def batches_of(data: Any, batch_size: int = 64) -> Iterable[Any]:
             "or an iterable of batches such as a DataLoader"
         )
     return data
+
+
+def _column(key: Any, value: Any) -> Any:
+    """Lists of numbers, as tokenizers give them, as a tensor."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"'{key}' holds lists of different lengths or no numbers; pad them to one length first"
+        ) from None
 
 
 class _ArrayBatches:
@@ -103,8 +117,11 @@ def count_batches(batches: Iterable[Any]) -> int | None:
         return None
 
 
-def prepare(raw: Any, model: nn.Module) -> Batch:
-    """Sorts one raw batch into positional arguments, keyword arguments, labels and padding mask."""
+def prepare(raw: Any, model: nn.Module, batch_axis: int = 0) -> Batch:
+    """Sorts one raw batch into positional arguments, keyword arguments, labels and padding mask.
+
+    ``batch_axis`` is the axis of the inputs that holds samples (1 for time-first inputs).
+    """
     if _is_array(raw):
         args, kwargs, labels, mask = (_tensor(raw),), {}, None, None
     elif isinstance(raw, Mapping):
@@ -118,7 +135,9 @@ def prepare(raw: Any, model: nn.Module) -> Batch:
     tensors = [tensor for _, tensor in flatten((args, kwargs)) if tensor.ndim > 0]
     if not tensors:
         raise InputError("a batch holds no tensor with a sample axis; each batch needs inputs of shape (sample, ...)")
-    n_samples = int(tensors[0].shape[0])
+    if tensors[0].ndim <= batch_axis:
+        raise InputError(f"inputs have shape {tuple(tensors[0].shape)}, which has no axis {batch_axis} for samples")
+    n_samples = int(tensors[0].shape[batch_axis])
     if labels is not None and len(labels) != n_samples:
         raise InputError(f"a batch has {n_samples} samples but {len(labels)} labels; each sample needs one label")
     return Batch(args, kwargs, labels, None if mask is None else mask.bool(), n_samples)

@@ -38,6 +38,7 @@ class CaptureOptions(TypedDict, total=False):
     dtype : ``float32``, ``float16``, ``bfloat16`` or ``float64``; default as the network computes.
     mode : ``eval`` (default), ``train`` (dropout on, batch statistics; buffers are put back) or ``keep``.
     seed : random state of each pass, so that dropout and resumed recordings repeat (0); None leaves it alone.
+    batch_axis : axis of the inputs that holds samples (0); 1 for loaders of time-first batches.
     unit_axis : glob -> axis of the raw tensor that holds units, where the convention guesses wrong.
     nonfinite : ``raise`` (default) stops at NaN or infinity and names site and sample; ``allow`` passes them on.
     progress : whether to draw a bar on a terminal (False).
@@ -48,6 +49,7 @@ class CaptureOptions(TypedDict, total=False):
     dtype: str | torch.dtype | None
     mode: Mode
     seed: int | None
+    batch_axis: int
     unit_axis: dict[str, int] | None
     nonfinite: Literal["raise", "allow"]
     progress: bool
@@ -121,6 +123,7 @@ class Session:
         self.pool: Pool = options.get("pool", "none")
         if self.pool not in POOLS:
             raise InputError(f"pool is '{self.pool}', expected one of {', '.join(POOLS)}")
+        self.batch_axis = options.get("batch_axis", 0)
         self.dtype = _dtype(options.get("dtype"))
         self.progress = options.get("progress", False)
         self.nonfinite = options.get("nonfinite", "raise")
@@ -135,7 +138,7 @@ class Session:
 
     def prepare(self, raw: Any) -> Batch:
         """One raw batch as the network takes it, on the network's device."""
-        return prepare(raw, self.model).to(self.device)
+        return prepare(raw, self.model, self.batch_axis).to(self.device)
 
     def read(self, batch: Batch, index: int, first_sample: int) -> Captured:
         """One pass, turned into activations: layout, mask, finiteness, pooling, dtype - in this order."""
@@ -143,7 +146,7 @@ class Session:
         activations, masks, infos = {}, {}, {}
         for target in self.reader.targets:
             name, seen = target.info.name, fired[target.info.name]
-            values = self.reader.layout(target, seen.raw, batch.n_samples).to_activations(seen.raw)
+            values = self.reader.layout(target, seen.raw, batch).to_activations(seen.raw)
             mask = self._mask(seen, batch, target.info, values)
             if self.nonfinite == "raise":
                 require_finite(name, values, mask, first_sample)

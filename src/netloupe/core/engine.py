@@ -181,7 +181,7 @@ class RayEngine:
             if not batches:
                 start, first = index, seen
             batches.append(raw)
-            seen += prepare(raw, model).n_samples
+            seen += prepare(raw, model, options.get("batch_axis", 0)).n_samples
             if len(batches) == self.batches_per_job:
                 yield Job(batches, start, first)
                 batches = []
@@ -205,7 +205,7 @@ class RayEngine:
         model = unwrap(model)
         batches = batches_of(data, options.get("batch_size", 64))
         session, policy = unpooled_session(model, sites, options)
-        first = next((raw for raw in batches if prepare(raw, model).n_samples), None)
+        first = next((raw for raw in batches if session.prepare(raw).n_samples), None)
         if first is None:
             raise InputError("the data held no samples; at least one is needed")
         rows = rows_of(session.read(session.prepare(first), 0, 0), policy)
@@ -214,7 +214,7 @@ class RayEngine:
             if not coordinator.complete:
                 size = coordinator.rows_per_shard
                 done = {shard for shard, n_rows in coordinator.committed().items() if n_rows == size}
-                jobs = (job for job in _shard_jobs(model, batches, size) if job[0] not in done)
+                jobs = (job for job in _shard_jobs(session, batches, size) if job[0] not in done)
                 total = 0
                 for stop in self.map(_record_job, model, jobs, str(Path(to).absolute()), sites, options):
                     total = max(total, stop)
@@ -222,12 +222,12 @@ class RayEngine:
         return Store(to)
 
 
-def _shard_jobs(model: nn.Module, batches: Iterable[Any], size: int) -> Iterator[tuple[int, Job]]:
+def _shard_jobs(session: Session, batches: Iterable[Any], size: int) -> Iterator[tuple[int, Job]]:
     """For every shard of ``size`` samples the batches that reach into it; one on a boundary is part of both."""
     held: list[tuple[int, int, Any]] = []  # (index, first sample, raw batch)
     shard = seen = 0
     for index, raw in enumerate(batches):
-        n_samples = prepare(raw, model).n_samples
+        n_samples = session.prepare(raw).n_samples
         if n_samples == 0:
             continue
         held.append((index, seen, raw))

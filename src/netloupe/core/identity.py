@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import xxhash
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from netloupe.core.hooks import unwrap
 
@@ -16,6 +17,9 @@ def fingerprint(model: nn.Module) -> str:
     state = xxhash.xxh3_128()
     model = unwrap(model)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(tensor):
+            state.update(f"{name} not yet made".encode())
+            continue
         state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         if tensor.device.type != "meta" and tensor.numel():
             state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -27,6 +31,6 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
     inner = unwrap(model)
     return {
         "class": f"{type(inner).__module__}.{type(inner).__qualname__}",
-        "parameters": sum(parameter.numel() for parameter in inner.parameters()),
+        "parameters": sum(parameter.numel() for parameter in inner.parameters() if not is_lazy(parameter)),
         "fingerprint": fingerprint(inner),
     }

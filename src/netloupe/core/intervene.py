@@ -30,6 +30,7 @@ from netloupe.core.sites import (
     entries_of,
     exchange,
     infer_layout,
+    inner_lengths,
     is_sequence_first,
     main_key,
     main_tensor,
@@ -309,6 +310,7 @@ class _Writer:
         self.placed, self.paths = placed, module_paths(model)
         self.tracker = LayoutTracker(unit_axis)
         self.n_samples: int | None = None
+        self.lengths: frozenset[int] = frozenset()
         self.ran = False
         self.applied: set[int] = set()
         wanted = [(address.path, address.side) for address, _, _ in placed]
@@ -320,7 +322,7 @@ class _Writer:
         value, packed = unpack_packed(seen.value)
         found = dict(entries_of(value, seen.side))
         if (seen.path, seen.side) == ("", "in"):
-            main = main_tensor(seen.value)
+            main, self.lengths = main_tensor(seen.value), inner_lengths(seen.value)
             self.n_samples, self.ran = (main.shape[0] if main is not None and main.ndim else None), True
         source = main_tensor(seen.source) if seen.source is not None else None
         axes: dict[str, int | None] = {}
@@ -355,7 +357,7 @@ class _Writer:
             seen.source is None and address.path.endswith("out_proj")
         )
         try:
-            layout: Layout = infer_layout(raw, axis, n_samples, first)
+            layout: Layout = infer_layout(raw, axis, n_samples, first, self.lengths)
         except NotPerSample as reason:
             if is_glob:
                 return None

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from netloupe.core.batches import Batch
 from netloupe.core.errors import InputError, NonFiniteError, SiteError
@@ -25,6 +26,7 @@ from netloupe.core.sites import (
     dtype_name,
     entries_of,
     infer_layout,
+    inner_lengths,
     is_sequence_first,
     main_key,
     main_tensor,
@@ -84,7 +86,8 @@ class Reader:
         self.overrides = unit_axis or {}
         self.targets: list[Target] = []
         self._copy: set[tuple[str, str, str, int]] = set()
-        self._owned = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
+        owned = [tensor for tensor in [*model.parameters(), *model.buffers()] if not is_lazy(tensor)]
+        self._owned = {tensor.untyped_storage().data_ptr() for tensor in owned}
         for address, is_glob in self.selected:
             if not is_glob:
                 require_readable(model, address.path)
@@ -104,9 +107,9 @@ class Reader:
             self._copy |= overwritten
         return self._check(fired), output
 
-    def layout(self, target: Target, raw: Tensor, n_samples: int) -> Layout:
+    def layout(self, target: Target, raw: Tensor, batch: Batch) -> Layout:
         """The axes of ``raw``, which may have another length than in the first batch but not another meaning."""
-        known = target.info.layout
+        known, n_samples = target.info.layout, batch.n_samples
         try:
             if (
                 known.unit_axis is not None
@@ -114,7 +117,8 @@ class Reader:
                 and raw.shape[known.sample_axis] == n_samples
             ):
                 return Layout(known.sample_axis, known.unit_axis)
-            return infer_layout(raw, known.unit_axis, n_samples, known.sample_axis == 1)
+            lengths = inner_lengths((batch.args, batch.kwargs))
+            return infer_layout(raw, known.unit_axis, n_samples, known.sample_axis == 1, lengths)
         except (NotPerSample, IndexError) as error:
             raise SiteError(f"site '{target.info.name}' changed between batches: it now {error}") from None
 
@@ -203,8 +207,11 @@ class Reader:
             raw = fired[place].raw
             try:
                 first = is_sequence_first(self.paths, address.path)
+                if isinstance(self.paths[address.path], nn.RNNBase) and key not in ("", "0"):
+                    first = True  # states are (layer, sample, unit) whatever batch_first says
                 projected = fired[place].source is None and address.path.endswith("out_proj")
-                layout = infer_layout(raw, axes[place], batch.n_samples, first and not projected)
+                lengths = inner_lengths((batch.args, batch.kwargs))
+                layout = infer_layout(raw, axes[place], batch.n_samples, first and not projected, lengths)
             except NotPerSample as reason:
                 problem = str(reason)
                 continue

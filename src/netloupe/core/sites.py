@@ -178,8 +178,14 @@ def _axis_of_module(module: nn.Module, ndim: int) -> int | None:
     return None
 
 
-def infer_layout(raw: Tensor, unit_axis: int | None, n_samples: int, sequence_first: bool) -> Layout:
+def infer_layout(
+    raw: Tensor, unit_axis: int | None, n_samples: int, sequence_first: bool, lengths: frozenset[int] = frozenset()
+) -> Layout:
     """Finds the sample axis of ``raw`` for a batch of ``n_samples``.
+
+    Several rows of one sample folded into the first axis (windows, flattened tokens) are taken to lie side by side. A
+    matrix counts as folded only when a sample has as many rows as an axis of the inputs is long (``lengths``): other
+    matrices with a multiple of the batch's rows are tables or routed tokens.
 
     Raises :class:`NotPerSample` when no axis can be the sample axis.
     """
@@ -195,7 +201,9 @@ def infer_layout(raw: Tensor, unit_axis: int | None, n_samples: int, sequence_fi
     for axis in other:
         if raw.shape[axis] == n_samples:
             return Layout(axis, unit_axis)
-    if unit_axis != 0 and raw.shape[0] > n_samples and raw.shape[0] % n_samples == 0:
+    folded = raw.shape[0] // max(n_samples, 1)
+    is_folded = unit_axis != 0 and folded > 1 and folded * n_samples == raw.shape[0]
+    if is_folded and (raw.ndim > 2 or folded in lengths):
         return Layout(0, unit_axis, groups=raw.shape[0] // n_samples)
     raise NotPerSample(f"has shape {tuple(raw.shape)}, no axis has the batch's {n_samples} samples")
 
@@ -306,6 +314,11 @@ def exchange(value: Any, side: Side, key: str, tensor: Tensor) -> Any:
     if head.isdigit() and int(head) < len(args):
         return replace_at(tuple(args), key, tensor), kwargs
     return args, replace_at(dict(kwargs), key, tensor)
+
+
+def inner_lengths(inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> frozenset[int]:
+    """Lengths of all axes but the first of a network's inputs."""
+    return frozenset(size for _, tensor in entries_of(inputs, "in") for size in tensor.shape[1:])
 
 
 def main_tensor(inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> Tensor | None:

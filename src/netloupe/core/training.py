@@ -76,8 +76,8 @@ def train(
 
     Parameters
     ----------
-    data : ``(inputs, labels)`` tensors, drawn in shuffled epochs; or ``callable(step, generator) -> raw batch`` for
-        fresh data in every step.
+    data : ``(inputs, labels)`` tensors, drawn in shuffled epochs; a loader of batches, read again when it ends; or
+        ``callable(step, generator) -> raw batch`` for fresh data in every step.
     steps : optimiser steps, counted from the start also when a checkpoint is resumed.
     optimizer : made from the parameters, or an optimiser of the caller's own (parameter groups); default Adam, 1e-3.
     loss : ``(output, batch) -> scalar``; default cross-entropy of logits against the batch's labels.
@@ -207,6 +207,8 @@ def _feed(data: Any, batch_size: int, seed: int) -> Callable[[int], Any]:
     """The raw batch of a step: a function of the step alone, so that a resumed run sees the same data."""
     if callable(data):
         return lambda step: data(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
+    if not isinstance(data, (tuple, list)) or not all(isinstance(column, (Tensor, np.ndarray)) for column in data):
+        return _cycle(data)
     columns: Sequence[Tensor] = [torch.as_tensor(column) for column in data]
     n_samples = len(columns[0])
     if n_samples == 0 or any(len(column) != n_samples for column in columns):
@@ -223,6 +225,31 @@ def _feed(data: Any, batch_size: int, seed: int) -> Callable[[int], Any]:
             order[epoch] = torch.randperm(n_samples, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
         rows = order[epoch][position * batch_size : (position + 1) * batch_size]
         return tuple(column[rows] for column in columns)
+
+    return feed
+
+
+def _cycle(loader: Any) -> Callable[[int], Any]:
+    """Batch after batch of a loader, again from its start when it ends; a resumed run passes over what was seen."""
+    if not hasattr(loader, "__iter__"):
+        raise InputError(
+            f"training data is a {type(loader).__name__}, expected (inputs, labels), a loader or a function"
+        )
+    state: dict[str, Any] = {"next": 0, "batches": iter(loader)}
+
+    def feed(step: int) -> Any:
+        raw = None
+        while state["next"] <= step:
+            raw = next(state["batches"], None)
+            if raw is None:
+                state["batches"] = iter(loader)
+                raw = next(state["batches"], None)
+                if raw is None:
+                    raise InputError(
+                        "the training data has no batches, or can be read only once; give a loader that can be read again"
+                    )
+            state["next"] += 1
+        return raw
 
     return feed
 

@@ -15,7 +15,7 @@ from netloupe.core.statistics import MomentsResult
 from netloupe.report.inspection import Inspection
 from netloupe.subjects import Shown
 
-UNITS, UNITS_OF_MANY, MANY_SITES = 6, 4, 24  # units shown at a site; fewer where there are more than so many sites
+UNITS, UNITS_OF_MANY, MANY_SITES = 6, 3, 24  # units shown at a site; fewer where there are more than so many sites
 WINDOW = 7  # tokens shown on either side of the strong one
 PIXELATED = 32  # a picture up to so many pixels wide is kept as it is and enlarged without smoothing
 LARGEST = 56  # others are reduced to at most so many

@@ -216,9 +216,13 @@ def _cell(value: float, one: str, two: str, x: float, y: float, side: float, siz
     )
 
 
-def short(name: str, most: int = 30) -> str:
-    """A site's name with its beginning left out where it is long: the end tells more."""
-    return name if len(name) <= most else "\u2026" + name[-(most - 1) :]
+def short(name: str, most: int = 32) -> str:
+    """A site's name with its beginning left out where it is long, for the end tells more; cut at a dot where one is near."""
+    if len(name) <= most:
+        return name
+    end = name[-(most - 1) :]
+    dot = end.find(".")
+    return "\u2026" + (end[dot + 1 :] if 0 <= dot < most // 2 else end)
 
 
 def finding_figure(finding: Finding, key: str) -> Markup | None:

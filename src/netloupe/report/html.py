@@ -106,7 +106,12 @@ def render(inspection: Inspection) -> str:
         loader=PackageLoader("netloupe.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": words.number, "percent": words.percent, "readable": words.readable, "path": words.breakable}
+    environment.filters |= {
+        "number": words.number,
+        "percent": words.percent,
+        "readable": words.readable,
+        "path": words.breakable,
+    }
     columns, script = _columns(inspection), _asset("page.js")
     return environment.get_template("page.html").render(
         inspection=inspection, sites=sites, groups=grouped(sites), columns=columns, spans=_spans(columns),

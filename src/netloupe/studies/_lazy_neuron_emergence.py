@@ -64,7 +64,7 @@ def fresh_data_claim(settings: Settings, seeds: range) -> Claim:
     deep = run(RATE, seeds[0], (settings.width,) * 3)
     layers = ", ".join(f"{a:.3f} ({d:.3f})" for a, d in zip(deep.active[-1], deep.dead[-1], strict=True))
     return Claim(
-        "sparse without signal: fresh random data",
+        "no-signal-fresh",
         "Trained on random images with random labels, new in every step, a network's hidden units fall silent though "
         "there is nothing to learn: at most 5 % of activations stay above zero.",
         **over_seeds([float(curve.active[-1, 0]) for curve in curves]),
@@ -95,7 +95,7 @@ def random_label_claim(settings: Settings, images: Images, seeds: range) -> Clai
     }
     told = "; ".join(f"{name} {curve.told()}" for name, curve in others.items())
     return Claim(
-        "sparse without signal: random labels",
+        "no-signal-labels",
         "Images with labels drawn once at random make hidden units sparse too: at most 35 % of activations stay above "
         "zero.",
         **over_seeds([float(curve.active[-1, 0]) for curve in curves]),
@@ -152,7 +152,7 @@ def size_claim(settings: Settings, images: Images, seeds: range) -> Claim:
         for width, share, gone, before in zip(widths, trained.mean(0), dead.mean(0), untrained.mean(0), strict=True)
     )
     return Claim(
-        "larger is sparser",
+        "larger-is-sparser",
         "The wider the hidden layer, the smaller the share and the larger the number of its active units (measured: "
         "the smallest logarithm of either ratio between neighbouring widths; above 0 only if both hold everywhere).",
         **over_seeds([margin(row, widths) for row in trained]),
@@ -219,7 +219,7 @@ def transformer_claim(settings: Settings, images: Images, seeds: range) -> Claim
     path = ", ".join(f"{value:.3f}" for value in curves[0].active.mean(1)[:: max(1, settings.vit_looks // 10)])
     depth = ", ".join(f"{a:.3f} ({d:.3f})" for a, d in zip(curves[0].active[-1], curves[0].dead[-1], strict=True))
     return Claim(
-        "sparsity emerges in transformers",
+        "transformer",
         "Training a vision transformer lowers the share of active MLP units steadily from its initial value (measured: "
         "rank correlation of the share with training time, initialisation included; -1 is a fall at every look).",
         **over_seeds([rank_trend(curve.active.mean(1)) for curve in curves]),

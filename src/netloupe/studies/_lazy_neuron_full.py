@@ -28,22 +28,14 @@ from netloupe.studies._lazy_neuron_setting import (
     watch_activity,
 )
 
-D_FF, DEPTHS = (256, 1024, 4096, 8192), (3, 6, 12, 24)
-SWEEP_LOOKS = 20
 LENGTH, TEXT_LAYERS = 128, 6
 
 
-def full_claims(
-    settings: Settings,
-    images: Images,
-    seed: int,
-    widths: tuple[int, ...] = D_FF,
-    depths: tuple[int, ...] = DEPTHS,
-) -> Iterator[Claim]:
+def full_claims(settings: Settings, images: Images, seed: int) -> Iterator[Claim]:
     """Width and depth of the transformer, the four kinds of data, and a language model on bytes."""
-    shorter = replace(settings, vit_looks=min(settings.vit_looks, SWEEP_LOOKS))
-    yield width_claim(shorter, images, seed, widths)
-    yield depth_claim(shorter, images, seed, depths)
+    shorter = replace(settings, vit_looks=min(settings.vit_looks, settings.sweep_looks))
+    yield width_claim(shorter, images, seed, settings.sweep_widths)
+    yield depth_claim(shorter, images, seed, settings.sweep_depths)
     yield data_claim(shorter, images, seed)
     yield text_claim(shorter, seed)
 
@@ -59,7 +51,7 @@ def width_claim(settings: Settings, images: Images, seed: int, widths: tuple[int
     shares = np.array([curve.active[-1].mean() for curve in curves.values()])
     before = np.array([_initial(settings, images, seed, d_ff=width) for width in widths])
     return Claim(
-        "larger is sparser: width of a transformer",
+        "transformer-width",
         "The wider the MLPs of a transformer, the smaller the share and the larger the number of their active units "
         "(measured: the smallest logarithm of either ratio between neighbouring widths).",
         margin(shares, np.array(widths)),
@@ -77,7 +69,7 @@ def depth_claim(settings: Settings, images: Images, seed: int, depths: tuple[int
     curves = {f"{depth} blocks": watch_vit(settings, images, seed, n_layers=depth) for depth in depths}
     before = np.array([_initial(settings, images, seed, n_layers=depth) for depth in depths])
     return Claim(
-        "larger is sparser: depth of a transformer",
+        "transformer-depth",
         "The deeper the transformer, the smaller the share of active MLP units (measured: rank correlation with "
         "depth).",
         rank_trend(np.array([curve.active[-1].mean() for curve in curves.values()])),
@@ -117,7 +109,7 @@ def data_claim(settings: Settings, images: Images, seed: int) -> Claim:
     )  # fmt: skip
     control = watch_vit(replace(settings, vit_looks=1), images, seed, rate=0.0)
     return Claim(
-        "sparsity comes from training, not from data",
+        "transformer-data",
         "A transformer gets sparser on true labels, random labels, random inputs and fresh random data alike "
         "(measured: the largest ratio of the share of active units after training to that before).",
         max(_ratio(curve) for curve in curves.values()),
@@ -168,7 +160,7 @@ def text_claim(settings: Settings, seed: int) -> Claim:
 
     curve, control = run(RATE), run(0.0)
     return Claim(
-        "sparsity emerges in a language model",
+        "language-model",
         "Training a language model lowers the share of active MLP units steadily (measured: rank correlation of the "
         "share with training time, initialisation included).",
         rank_trend(curve.active.mean(1)),

@@ -59,6 +59,10 @@ class Settings:
     fashion: bool = False
     random_side: int = 28
     """side of the images that are nothing but random pixels"""
+    sweep_widths: tuple[int, ...] = (256, 1024, 4096, 8192)
+    sweep_depths: tuple[int, ...] = (3, 6, 12, 24)
+    sweep_looks: int = 20
+    """sizes of the transformers that only the full preset trains, and their looks"""
 
 
 SETTINGS: dict[Preset, Settings] = {

@@ -122,7 +122,7 @@ def robustness_claim(settings: Settings, noisy: Outcomes, test: str) -> Claim:
     ks, where = settings.ks[-2:], "on clean images" if test == "clean" else f"on images with {test} noise"
     same = _identical(noisy)
     return Claim(
-        f"top-k resists label noise: {test}",
+        f"topk-label-noise-{test}",
         f"Trained with 40 % of labels random, networks that keep only the {' or '.join(map(str, ks))} largest "
         f"activations are at least 0.02 more accurate {where} than the ordinary one (measured: the smaller gain).",
         **over_seeds(np.min([gains(noisy, k, test) for k in ks], axis=0)),
@@ -138,7 +138,7 @@ def robustness_claim(settings: Settings, noisy: Outcomes, test: str) -> Claim:
 def accuracy_claim(settings: Settings, clean: Outcomes) -> Claim:
     """6a: with clean labels the k largest are enough."""
     return Claim(
-        "top-k keeps clean accuracy",
+        "topk-accuracy",
         f"With clean labels, keeping only the {', '.join(map(str, settings.ks))} largest activations costs at most "
         "0.02 of accuracy (measured: the smallest gain over the ordinary network).",
         **over_seeds(np.min([gains(clean, k, "clean") for k in settings.ks], axis=0)),
@@ -156,7 +156,7 @@ def calibration_claim(settings: Settings, clean: Outcomes, noisy: Outcomes) -> C
     """6b: the top-k networks are better calibrated."""
     change = [[a.ece - b.ece for a, b in zip(clean[k], clean[DENSE], strict=True)] for k in settings.ks]
     return Claim(
-        "top-k is better calibrated",
+        "topk-calibration",
         f"With clean labels, keeping only the {', '.join(map(str, settings.ks))} largest activations lowers the "
         "expected calibration error (measured: the largest change of the error against the ordinary network).",
         **over_seeds(np.max(change, axis=0)),
@@ -199,7 +199,7 @@ def _plot_accuracy(axes: Axes, found: Outcomes, settings: Settings, tests: tuple
             color=f"C{index}", label=test,
         )  # fmt: skip
         axes.axhline(values[0].mean() + bar, color=f"C{index}", linestyle="--", linewidth=0.8)
-    axes.set(ylabel="test accuracy (dashed: bar)")
+    axes.set(xlabel="activations kept", ylabel="test accuracy (dashed: bar)")
     axes.set_xticks(range(len(kinds)), [name for _, name in kinds])
     axes.legend(frameon=False, fontsize="small")
 
@@ -210,6 +210,6 @@ def _plot_calibration(axes: Axes, clean: Outcomes, noisy: Outcomes, settings: Se
         values = np.array([[o.ece for o in found[kind]] for kind, _ in kinds])
         places, colour = np.arange(len(kinds)), f"C{index}"
         axes.errorbar(places, values.mean(1), values.std(1), fmt="o-", capsize=3, color=colour, label=label)
-    axes.set(ylabel="expected calibration error", ylim=(0, None))
+    axes.set(xlabel="activations kept", ylabel="expected calibration error", ylim=(0, None))
     axes.set_xticks(range(len(kinds)), [name for _, name in kinds])
     axes.legend(frameon=False, fontsize="small")

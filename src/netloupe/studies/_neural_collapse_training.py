@@ -252,8 +252,10 @@ def _decay_plot(runs: Runs, loss: str) -> Callable[[Axes], None]:
             colour, line = styles.get(name, ("C7", ":"))
             label = "other data order" if name == "redrawn 1" else name if name in styles else None
             ratio = run.curve / runs["baseline"].curve
-            axes.semilogy(run.epochs, ratio, color=colour, linestyle=line, linewidth=1.2, label=label)
+            axes.plot(run.epochs, ratio, color=colour, linestyle=line, linewidth=1.2, label=label)
         axes.set(xlabel=f"epoch ({loss}, first seed)", ylabel="NC1 over the baseline's")
-        axes.legend(frameon=False, fontsize="small", ncols=2)
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + 0.4 * (high - low))  # room for the legend
+        axes.legend(frameon=False, fontsize="small", ncols=2, loc="upper left")
 
     return plot

@@ -73,7 +73,7 @@ def _labelled_head() -> BuildHead:
 def _sign_claim(found: DescentPressure, control: DescentPressure) -> Claim:
     numbers = found.summary()
     return Claim(
-        "gradient pressure: cross-entropy",
+        "pressure-cross-entropy",
         "With random zero-mean weights above, the expected gradient of the cross-entropy is positive for every active "
         "unit, so descent lowers all of them (measured: share of active units with a positive mean).",
         numbers["pushed_down"],
@@ -93,7 +93,7 @@ def slope(found: DescentPressure) -> float:
 
 def _slope_claim(found: DescentPressure, control: DescentPressure) -> Claim:
     return Claim(
-        "gradient pressure: squared error",
+        "pressure-squared-error",
         "For the squared error the expected gradient is the number of outputs times the variance of the weights times "
         "the activation (measured: distance of the regression slope from 1).",
         abs(slope(found) - 1),
@@ -115,7 +115,7 @@ def _plot_slope(axes: Axes, found: DescentPressure) -> None:
 
 def _silent_claim(found: DescentPressure, control: DescentPressure) -> Claim:
     return Claim(
-        "gradient pressure: inactive units",
+        "pressure-inactive",
         "An inactive unit gets no gradient at all, so nothing brings it back (measured: the largest mean gradient of "
         "an inactive unit).",
         found.summary()["inactive_pressure"],
