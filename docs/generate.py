@@ -33,7 +33,9 @@ def claims_table(result: dict[str, Any]) -> str:
     notes = []
     for claim in result["claims"]:
         interval = claim.get("interval")
-        measured = number(claim["measured"]) + (f" ({number(interval[0])} to {number(interval[1])})" if interval else "")
+        measured = number(claim["measured"]) + (
+            f" ({number(interval[0])} to {number(interval[1])})" if interval else ""
+        )
         mark = f" [{len(notes) + 1}]" if claim["note"] else ""
         if claim["note"]:
             notes.append(f"{len(notes) + 1}. {cell(claim['note'])}")
@@ -66,7 +68,14 @@ def papers_page() -> str:
             f"{method}Run it: `netloupe study {slug}` ({result['seconds']:.0f} CPU-seconds, seed {result['seed']}).", "",
             claims_table(result), "", figure, "",
         ]  # fmt: skip
-    lines += ["## Not yet part of this version", "", "| paper | title | year | question |", "| --- | --- | --- | --- |", *waiting, ""]
+    lines += [
+        "## Not yet part of this version",
+        "",
+        "| paper | title | year | question |",
+        "| --- | --- | --- | --- |",
+        *waiting,
+        "",
+    ]
     return "\n".join(lines)
 
 

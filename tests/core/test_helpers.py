@@ -14,8 +14,8 @@ from netloupe.core.errors import InputError
 from netloupe.core.identity import describe_model, fingerprint
 from netloupe.core.nulls import permutation_p_value, permuted, random_direction, untrained
 from netloupe.core.splits import bootstrap, folds, holdout
-from netloupe.core.trajectory import best_of, fit_curve, monotonicity, over_checkpoints
 from netloupe.core.training import train
+from netloupe.core.trajectory import best_of, fit_curve, monotonicity, over_checkpoints
 
 
 @settings(max_examples=25, deadline=None)

@@ -70,7 +70,7 @@ def test_interrupted_recording_resumes_to_the_same_bytes(tmp_path):
         record(model, broken(), to=tmp_path / "part", batch_size=7, rows_per_shard=16)
     with pytest.raises(StoreError, match="already holds"):
         record(model, x, to=tmp_path / "part", batch_size=7)
-    with pytest.raises(StoreError, match="unfinished|not complete|incomplete"):
+    with pytest.raises(StoreError, match=r"unfinished|not complete|incomplete"):
         Store(tmp_path / "part")
     with pytest.raises(StoreError, match="not the data"):
         record(model, x + 1, to=tmp_path / "part", batch_size=7, rows_per_shard=16, resume=True)

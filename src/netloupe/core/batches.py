@@ -43,7 +43,7 @@ class Batch:
         state = xxhash.xxh3_128()
         for key, tensor in flatten((self.args, self.kwargs)):
             state.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            state.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().reshape(-1))
+            state.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().reshape(-1).data)
         return state.digest()
 
 
@@ -221,4 +221,5 @@ def _move(value: Any, device: torch.device) -> Any:
         return tuple(_move(inner, device) for inner in value)
     if isinstance(value, list):
         return [_move(inner, device) for inner in value]
-    return value.to(device) if hasattr(value, "to") and callable(value.to) else value
+    move = getattr(value, "to", None)
+    return move(device) if callable(move) else value

@@ -6,6 +6,7 @@ the order of the data, or has each job write its own shards of one store.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ class RayEngine:
         self._own = not ray.is_initialized()
         if self._own:
             local = {} if address else {"num_cpus": n_workers, "include_dashboard": False}
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
 
     def close(self) -> None:
         """Stops the cluster if this engine started it."""

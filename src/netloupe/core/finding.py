@@ -109,7 +109,7 @@ class Finding:
         try:
             base.parent.mkdir(parents=True, exist_ok=True)
             if arrays:
-                np.savez(base.with_name(base.name + ".npz"), **arrays)
+                np.savez(base.with_name(base.name + ".npz"), allow_pickle=False, **arrays)
             partial = target.with_name(target.name + ".partial")
             partial.write_text(json.dumps(document, indent=1, sort_keys=True), encoding="utf-8")
             os.replace(partial, target)

@@ -27,6 +27,7 @@ from netloupe.core.sites import (
     Layout,
     LayoutTracker,
     NotPerSample,
+    Side,
     entries_of,
     exchange,
     infer_layout,
@@ -313,9 +314,10 @@ class _Writer:
         self.lengths: frozenset[int] = frozenset()
         self.ran = False
         self.applied: set[int] = set()
-        wanted = [(address.path, address.side) for address, _, _ in placed]
-        everything = [(path, "out") for path, _ in model.named_modules()]
-        self.targets = list(dict.fromkeys([("", "in"), *wanted, *everything]))
+        wanted: list[tuple[str, Side]] = [(address.path, address.side) for address, _, _ in placed]
+        everything: list[tuple[str, Side]] = [(path, "out") for path, _ in model.named_modules()]
+        start: list[tuple[str, Side]] = [("", "in")]
+        self.targets = list(dict.fromkeys([*start, *wanted, *everything]))
 
     def visit(self, seen: Visit) -> Any:
         """Learns the layout of what passes and, at an edited site, returns the changed value."""

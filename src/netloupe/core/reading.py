@@ -22,6 +22,7 @@ from netloupe.core.sites import (
     Layout,
     LayoutTracker,
     NotPerSample,
+    Side,
     SiteInfo,
     dtype_name,
     entries_of,
@@ -35,6 +36,7 @@ from netloupe.core.sites import (
 )
 
 Pool = Literal["none", "mean", "max", "cls", "last", "flatten"]
+Place = tuple[str, Side, str, int]  # path, side, key, call
 POOLS: tuple[Pool, ...] = ("none", "mean", "max", "cls", "last", "flatten")
 
 
@@ -80,12 +82,13 @@ class Reader:
         unit_axis: dict[str, int] | None = None,
         gradients: bool = False,
     ) -> None:
-        self.model, self.mode, self.seed, self.gradients = model, mode, seed, gradients
+        self.model, self.seed, self.gradients = model, seed, gradients
+        self.mode: Mode = mode
         self.paths = module_paths(model)
         self.selected = select(model, sites)
         self.overrides = unit_axis or {}
         self.targets: list[Target] = []
-        self._copy: set[tuple[str, str, str, int]] = set()
+        self._copy: set[Place] = set()
         owned = [tensor for tensor in [*model.parameters(), *model.buffers()] if not is_lazy(tensor)]
         self._owned = {tensor.untyped_storage().data_ptr() for tensor in owned}
         for address, is_glob in self.selected:
@@ -122,8 +125,8 @@ class Reader:
         except (NotPerSample, IndexError) as error:
             raise SiteError(f"site '{target.info.name}' changed between batches: it now {error}") from None
 
-    def _run(self, batch: Batch, index: int) -> tuple[dict[tuple[str, str, str, int], Fired], Any]:
-        fired: dict[tuple[str, str, str, int], Fired] = {}
+    def _run(self, batch: Batch, index: int) -> tuple[dict[Place, Fired], Any]:
+        fired: dict[Place, Fired] = {}
         discovering = not self.targets
         keys = {(t.address.path, t.address.side, t.address.key) for t in self.targets}
 
@@ -137,9 +140,12 @@ class Reader:
 
         if discovering:
             hidden = {path for path in self.paths if hidden_by_script(self.paths, path)}
-            wanted = [(address.path, address.side) for address, _ in self.selected if address.path not in hidden]
+            wanted: list[tuple[str, Side]] = [
+                (address.path, address.side) for address, _ in self.selected if address.path not in hidden
+            ]
             canonical = [path for path, _ in self.model.named_modules() if path not in hidden]
-            sides = list(dict.fromkeys([*wanted, *((path, "out") for path in canonical)]))
+            everything: list[tuple[str, Side]] = [(path, "out") for path in canonical]
+            sides: list[tuple[str, Side]] = list(dict.fromkeys([*wanted, *everything]))
         else:
             sides = list(dict.fromkeys((t.address.path, t.address.side) for t in self.targets))
         seed = None if self.seed is None else self.seed * 1_000_003 + index
@@ -158,14 +164,14 @@ class Reader:
         kept = raw.clone() if copy else raw
         return Fired(kept, 0 if kept.is_inference() else kept._version, mask, source, copy)
 
-    def _is_wanted(self, key: tuple[str, str, str, int]) -> bool:
+    def _is_wanted(self, key: Place) -> bool:
         return any((t.address.path, t.address.side, t.address.key, t.address.call) == key for t in self.targets)
 
-    def _settle(self, fired: dict[tuple[str, str, str, int], Fired], batch: Batch) -> list[Target]:
+    def _settle(self, fired: dict[Place, Fired], batch: Batch) -> list[Target]:
         tracker = LayoutTracker(self.overrides)
-        axes: dict[tuple[str, str, str, int], int | None] = {}
+        axes: dict[Place, int | None] = {}
         for place, seen in fired.items():
-            path, side, key, call = place
+            path, side, key, _ = place
             name = Address(path, "in" if side == "in" else "out").name
             module = self.paths[path] if side == "out" and key in ("", "0") else nn.Identity()
             axes[place] = tracker.unit_axis(name, module, seen.raw, seen.source)
@@ -188,10 +194,10 @@ class Reader:
         self,
         address: Address,
         is_glob: bool,
-        fired: dict[tuple[str, str, str, int], Fired],
-        axes: dict[tuple[str, str, str, int], int | None],
+        fired: dict[Place, Fired],
+        axes: dict[Place, int | None],
         batch: Batch,
-    ) -> list[tuple[tuple[str, str, str, int], Target]]:
+    ) -> list[tuple[Place, Target]]:
         calls = sorted({place[3] for place in fired if place[:2] == (address.path, address.side)})
         problem = "was never called in the forward pass" if not calls else ""
         chosen = []
@@ -229,7 +235,7 @@ class Reader:
         module = type(self.paths[address.path]).__name__
         return SiteInfo(name, module, shape, layout.position_shape(raw), dtype_name(raw.dtype), layout)
 
-    def _check(self, fired: dict[tuple[str, str, str, int], Fired]) -> dict[str, Fired]:
+    def _check(self, fired: dict[Place, Fired]) -> dict[str, Fired]:
         found: dict[str, Fired] = {}
         for target in self.targets:
             address = target.address

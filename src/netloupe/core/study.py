@@ -20,11 +20,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from scipy import stats
 
 from netloupe.core.errors import InputError
 from netloupe.core.finding import plain
+from netloupe.core.isolation import pinned_threads
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +57,7 @@ class Claim:
     """A paper's statement in our words, measured.
 
     name : short and stable. statement : what the paper says, as it is tested here.
-    measured : the number (over several seeds their mean), in ``unit`` if it has one. None: not tested, ``note`` says why.
+    measured : the number (over several seeds their mean). None: not tested, ``note`` says why.
     bar : what it must satisfy. values : one number for each seed or repetition.
     control : the same number where the effect must be absent; it must fail ``control_bar`` (default: the same bar).
     control_statement : what the control is. note : what a reader has to know (a likely cause when it fails).
@@ -86,12 +86,16 @@ class Claim:
     @property
     def control_is_negative(self) -> bool:
         """Whether the control fails the bar, as it must."""
-        return self.control is not None and not (self.control_bar or self.bar).holds(self.control)
+        return (
+            self.control is not None
+            and not math.isnan(self.control)
+            and not (self.control_bar or self.bar).holds(self.control)
+        )
 
     @property
     def verdict(self) -> Verdict:
         """``reproduced`` only when the claim passes its bar and the control does not."""
-        if self.measured is None or self.control is None:
+        if self.measured is None or self.control is None or math.isnan(self.control):
             return "not tested"
         if not self.bar.holds(self.measured):
             return "not reproduced"
@@ -188,15 +192,10 @@ def run_study(
     """Runs a study with a pinned thread count and restores the count afterwards."""
     if preset not in PRESETS:
         raise InputError(f"preset is '{preset}', expected one of {', '.join(PRESETS)}")
-    run = get_run(slug)
-    threads, started = torch.get_num_threads(), time.process_time()
-    torch.set_num_threads(n_threads)
-    claims = []
-    try:
+    run, started, claims = get_run(slug), time.process_time(), []
+    with pinned_threads(n_threads):
         for claim in run(preset, seed):
             claims.append(claim)
             if on_claim is not None:
                 on_claim(claim)
-    finally:
-        torch.set_num_threads(threads)
     return StudyResult(slug, preset, seed, time.process_time() - started, tuple(claims))

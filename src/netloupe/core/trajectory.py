@@ -62,7 +62,9 @@ def monotonicity(values: Sequence[float]) -> float:
         raise InputError(
             f"{len(array)} values, {int((~np.isfinite(array)).sum())} of them not finite; two finite ones are needed"
         )
-    return 0.0 if np.ptp(array) == 0 else float(stats.spearmanr(np.arange(len(array)), array).statistic)
+    if np.ptp(array) == 0:
+        return 0.0
+    return float(np.corrcoef(np.arange(len(array)), stats.rankdata(array))[0, 1])
 
 
 def fit_curve(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -15,7 +17,7 @@ def digits(flat: bool = False) -> tuple[Float[Tensor, "sample ..."], Int[Tensor,
     """
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
+    bunch: Any = load_digits()
     images = torch.tensor(bunch.images / 16.0, dtype=torch.float32)
     labels = torch.tensor(bunch.target, dtype=torch.int64)
     return (images.flatten(1) if flat else images[:, None]), labels

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from netloupe.core.errors import InputError, StoreError, SubjectError
+from netloupe.core.isolation import pinned_threads
 from netloupe.core.training import accuracy, train
 from netloupe.data.digits import digits_split
 from netloupe.models.small import DigitsCNN, mlp
@@ -88,7 +89,8 @@ def trained(name: str, progress: bool = False) -> nn.Module:
             return model.eval()
         except (SafetensorError, RuntimeError):
             model = recipe.build()  # a broken cache is made anew
-    recipe.run(model, progress)
+    with pinned_threads(1):
+        recipe.run(model, progress)
     with contextlib.suppress(StoreError):  # without a writable cache it is trained anew each time
         save_weights(model, path)
     return model.eval()
@@ -113,5 +115,6 @@ def run_recipe(name: str, folder: Path, progress: bool = True) -> tuple[Path, di
     if folder.exists() and not folder.is_dir():
         raise InputError(f"'{folder}' is a file, expected a folder for the trained network")
     model = recipe.build()
-    numbers = recipe.run(model, progress)
+    with pinned_threads(1):
+        numbers = recipe.run(model, progress)
     return save_weights(model, folder / f"{name}.safetensors", {"recipe": name, **numbers}), numbers

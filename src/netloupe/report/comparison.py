@@ -61,9 +61,8 @@ def compare_stores(first: Path, second: Path, lenses: Sequence[str] = ()) -> dic
     )
     wrong = [lens.name for lens in asked if not lens.compares]
     if wrong:
-        raise InputError(
-            f"{', '.join(wrong)} looks at one site; comparing lenses are {', '.join(lens.name for lens in find_lenses().values() if lens.compares)}"
-        )
+        known = ", ".join(lens.name for lens in find_lenses().values() if lens.compares)
+        raise InputError(f"{', '.join(wrong)} looks at one site; comparing lenses are {known}")
     rows = []
     for lens in asked:
         for site_a in (name for name in one.sites if name not in RESERVED):

@@ -1,4 +1,4 @@
-"""The samples that excite a unit most, as a page can show them: small pictures, or text with its strong token marked."""
+"""The samples that excite a unit most, as a page can show them: small pictures, or text with a token marked."""
 
 from __future__ import annotations
 

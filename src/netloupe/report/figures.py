@@ -1,7 +1,7 @@
 """Figures of the report page as inline SVG that takes its colours from the page, so that light and dark both fit.
 
-Shapes carry classes (``bar``, ``line``, ``zero`` ...) that the page's style sheet colours; nothing refers to a file or to
-the network. A finding's own ``plot`` is drawn by matplotlib and its colours are exchanged for the page's.
+Shapes carry classes (``bar``, ``line``, ``zero`` ...) that the page's style sheet colours; nothing refers to a file or
+to the network. A finding's own ``plot`` is drawn by matplotlib and its colours are exchanged for the page's.
 """
 
 from __future__ import annotations

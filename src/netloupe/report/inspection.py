@@ -49,6 +49,11 @@ class Asked:
     finding: Finding | None = None
     refusal: str = ""
 
+    @property
+    def place(self) -> str:
+        """The site, or both sites with a bar between."""
+        return self.site if self.other is None else f"{self.site} | {self.other}"
+
 
 @dataclass(frozen=True)
 class Inspection:
@@ -76,7 +81,7 @@ class Inspection:
             "subject": {"model": self.subject.identity, "data": self.data.identity, "n_samples": self.n_samples},
             "sites": [{"name": site.name, "shape": list(site.shape)} for site in self.sites],
             "findings": [
-                {"lens": a.lens.name, "site": a.site if a.other is None else f"{a.site} | {a.other}", "summary": plain(a.finding.summary())}
+                {"lens": a.lens.name, "site": a.place, "summary": plain(a.finding.summary())}
                 for a in self.answers if a.finding is not None
             ],
             "refused": [{"lens": a.lens.name, "site": a.site, "why": a.refusal} for a in self.answers if a.refusal],
@@ -87,7 +92,7 @@ class Inspection:
         return [asked for asked in self.answers if asked.site == site and asked.other is None]
 
     def similarity(self) -> np.ndarray:
-        """``(site, site)`` of ``similarity.cka`` between the compared sites; 1 on the diagonal, NaN where not defined."""
+        """``(site, site)`` of ``similarity.cka`` between the compared sites: 1 with itself, NaN where not defined."""
         index = {site: position for position, site in enumerate(self.compared)}
         table = np.full((len(index), len(index)), np.nan)
         np.fill_diagonal(table, 1.0)
@@ -145,8 +150,7 @@ def inspect(
 def _in_context(asked: Asked, context: Mapping[str, Any]) -> Asked:
     if asked.finding is None:
         return asked
-    site = asked.site if asked.other is None else f"{asked.site} | {asked.other}"
-    return Asked(asked.lens, asked.site, asked.other, asked.finding.in_context(site=site, **context))
+    return Asked(asked.lens, asked.site, asked.other, asked.finding.in_context(site=asked.place, **context))
 
 
 def _thinned(names: Sequence[str]) -> list[str]:

@@ -41,7 +41,7 @@ def percent(share: float) -> str:
     """A share as a percentage; what is not nothing never reads as 0 %."""
     if 0 < share < 0.0005:
         return f"<0.1{NARROW}%"
-    if 0.9995 < share < 1:
+    if 0.9995 <= share < 1:
         return f">99.9{NARROW}%"
     return f"{100 * share:.3g}{NARROW}%" if share >= 0.0995 else f"{100 * share:.1f}{NARROW}%"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -177,8 +178,11 @@ def _plot_sizes(axes: Axes, widths: np.ndarray, trained: np.ndarray, untrained: 
         axes.errorbar(widths, values.mean(0), values.std(0), fmt="o-", capsize=3, color=colour, label=label)
     for width, share in zip(widths, trained.mean(0), strict=True):
         told = f"{share * width:.0f} units"
-        axes.annotate(told, (width, share), (4, 6), textcoords="offset points", fontsize="small")
-    axes.set(xscale="log", xlabel="width", ylabel="share active", ylim=(0, 1.02))
+        axes.annotate(told, (width, share), (0, 8), textcoords="offset points", fontsize="small", ha="center")
+    axes.set(xscale="log", xlabel="width", ylabel="share active", ylim=(0, 1.2), xticks=widths)
+    axes.set_xticklabels([str(width) for width in widths])
+    axes.minorticks_off()
+    axes.margins(x=0.12)
     axes.legend(frameon=False, fontsize="small")
 
 
@@ -215,7 +219,7 @@ def watch_vit(settings: Settings, images: Images, seed: int, rate: float = RATE,
 def transformer_claim(settings: Settings, images: Images, seeds: range) -> Claim:
     """4: the MLPs of a transformer grow sparser look by look."""
     curves = [watch_vit(settings, images, seed) for seed in seeds]
-    control = watch_vit(settings, images, seeds[0], rate=0.0)
+    control = watch_vit(replace(settings, vit_steps=1), images, seeds[0], rate=0.0)
     path = ", ".join(f"{value:.3f}" for value in curves[0].active.mean(1)[:: max(1, settings.vit_looks // 10)])
     depth = ", ".join(f"{a:.3f} ({d:.3f})" for a, d in zip(curves[0].active[-1], curves[0].dead[-1], strict=True))
     return Claim(
@@ -225,7 +229,7 @@ def transformer_claim(settings: Settings, images: Images, seeds: range) -> Claim
         **over_seeds([rank_trend(curve.active.mean(1)) for curve in curves]),
         bar=Bar("<=", -1.0),
         control=rank_trend(control.active.mean(1)),
-        control_statement="The same transformer with learning rate 0.",
+        control_statement="The same transformer with learning rate 0, looked at after every step.",
         note=f"AdamW {RATE:g} without decay, a look every {settings.vit_steps} steps of {BATCH} images: mean share "
         f"{path}; at the end by depth {depth} (dead in brackets).",
         plot=partial(_plot_depth, curve=curves[0], control=control),
@@ -236,6 +240,6 @@ def _plot_depth(axes: Axes, curve: Activity, control: Activity) -> None:
     for site, values in enumerate(curve.active.T):
         axes.plot(curve.step, values, color=f"C{site % 10}", alpha=0.6, linewidth=1, label=f"block {site}")
     axes.plot(curve.step, curve.active.mean(1), "k-", linewidth=2, label="mean")
-    axes.plot(control.step, control.active.mean(1), "k--", linewidth=1, label="learning rate 0")
+    axes.axhline(float(control.active.mean()), color="k", linestyle="--", linewidth=1, label="learning rate 0")
     axes.set(xlabel="step", ylabel="share active")
     axes.legend(frameon=False, fontsize="small", ncols=2)

@@ -71,7 +71,7 @@ SETTINGS: dict[Preset, Settings] = {
         vit_steps=10, vit_seeds=1, topk_width=128, topk_steps=150, n_train=500, random_side=16,
     ),
     "small": Settings(
-        n_draws=4000, n_seeds=3, steps=600, width=256, widths=(64, 256, 1024), vit=Transformer(2, 64, 256, 3, 4),
+        n_draws=4000, n_seeds=2, steps=600, width=256, widths=(64, 256, 1024), vit=Transformer(2, 64, 256, 3, 4),
         vit_looks=5, vit_steps=EPOCH_IMAGES // BATCH, vit_seeds=2, topk_width=512, topk_steps=2500,
     ),
     "full": Settings(
@@ -165,5 +165,5 @@ def plot_activity(axes: Axes, curves: dict[str, Activity], bar: float | None = N
         axes.plot(curve.step, curve.dead.mean(1), color=f"C{index}", linestyle=":")
     if bar is not None:
         axes.axhline(bar, color="0.4", linestyle="--", linewidth=0.8)
-    axes.set(xlabel="step", ylabel="share active (dotted: dead)", ylim=(-0.02, 1.02))
-    axes.legend(frameon=False, fontsize="small")
+    axes.set(xlabel="step", ylabel="share active (dotted: dead)", ylim=(-0.02, 1.05 + 0.09 * len(curves)))
+    axes.legend(frameon=False, fontsize="small", loc="upper right")

@@ -190,7 +190,7 @@ def _digest(inputs: Any, n_samples: int) -> str:
     state = xxhash.xxh3_128()
     rows = max(1, 2**24 // max(1, int(np.prod(inputs.shape[1:]))))
     for start in range(0, n_samples, rows):
-        state.update(np.ascontiguousarray(np.asarray(inputs[start : min(start + rows, n_samples)])).view(np.uint8))
+        state.update(np.ascontiguousarray(np.asarray(inputs[start : min(start + rows, n_samples)])).view(np.uint8).data)
     return state.hexdigest()
 
 

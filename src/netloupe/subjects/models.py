@@ -89,7 +89,7 @@ def _load_weights(model: nn.Module, weights: str) -> None:
     if not Path(weights).is_file():
         raise SubjectError(f"the weights file '{weights}' does not exist")
     try:
-        state = (
+        state: Any = (
             load_file(weights)
             if weights.endswith(".safetensors")
             else torch.load(weights, map_location="cpu", weights_only=True)

@@ -68,7 +68,7 @@ def test_fixed_head_gives_its_gradient_and_certainty():
 def test_mean_and_error_equal_those_of_the_draws():
     draws = torch.randn(40, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     order = iter(draws)
-    found = activation_gradient_sign(lambda generator: lambda a, w=next(order): a @ w, P, 40)
+    found = activation_gradient_sign(lambda generator: next(order).dot, P, 40)
     kept = draws[:, 2:]
     assert found.mean_gradient[2:] == pytest.approx(kept.mean(0).numpy())
     assert found.z_score[2:] == pytest.approx((kept.mean(0) / kept.std(0) * math.sqrt(40)).numpy())

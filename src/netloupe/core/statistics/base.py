@@ -108,7 +108,8 @@ class Mergeable(ABC, Generic[R]):
         for name, value in state.items():
             if isinstance(value, np.ndarray) and not value.flags.writeable:
                 state = {**state, name: value.copy()}
-        self.__dict__.update(state)
+        for name, value in state.items():
+            setattr(self, name, value)
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._options)

@@ -43,7 +43,7 @@ class CKA(Finding):
     n_units: tuple[int, int]
 
     meanings: ClassVar[dict[str, str]] = {
-        "cka": "similarity of the two arrangements, 1 for equal up to rotation, scale and shift (debiased where it can be)",
+        "cka": "similarity of the two arrangements, 1 for equal up to rotation, scale and shift (debiased from 4 samples)",
         "cka_biased": "the same without correction for few samples; never below 0",
     }
 
@@ -75,8 +75,9 @@ def cka(features: Float[Tensor, "sample unit"] | Any, other: Float[Tensor, "samp
         features, other: ``(sample, unit)`` of the same samples; tensors, arrays or stored sites of any widths.
 
     Cost: O(n (d1 + d2)^2) time and O((d1 + d2)^2) memory (a site with more units than samples, up to 2,048 of them:
-    O(n^2 d) by the Gram matrix of its samples instead); n may exceed memory. Raises InputError for other shapes, different
-    numbers of samples, fewer than two, or a representation that does not vary. For many sites see :func:`cka_matrix`.
+    O(n^2 d) by the Gram matrix of its samples instead); n may exceed memory. Raises InputError for other shapes,
+    different numbers of samples, fewer than two, or a representation that does not vary. For many sites see
+    :func:`cka_matrix`.
     """
     x, y = (_Arrangement(rows) for rows in _aligned([features, other], ("features", "other")))
     if not (x.varies and y.varies):
@@ -91,8 +92,8 @@ def cka_matrix(features: Sequence[Float[Tensor, "sample unit"] | Any]) -> dict[t
         features: one ``(sample, unit)`` for each site, of the same samples; tensors, arrays or stored sites.
 
     Returns:
-        ``{(i, j): CKA}`` for ``i < j``. A pair is absent where a site is the same for every sample, for there similarity
-        is not defined.
+        ``{(i, j): CKA}`` for ``i < j``. A pair is absent where a site is the same for every sample, for there
+        similarity is not defined.
 
     Cost for k sites: O(k n d^2) once and O(k^2 n d^2) for the pairs; where units outnumber samples O(k n^2 d) once and
     O(k^2 n^2) for the pairs. Memory: up to 64 MiB a site and O(d^2). Errors as in :func:`cka`.
