@@ -9,11 +9,12 @@ tensors and then compute the same numbers with torch. Goal: at most 1.15 times t
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from support.bert import SITES, bert, tokens
+from support.bert import SITES, bare, bert, hooked, tokens
 from support.timing import alternate, exponent, print_table, ratio
 
 from netloupe import Counts, Moments, Quantiles, TopK, observe
@@ -57,24 +58,9 @@ def ours(model: torch.nn.Module, batches: list[torch.Tensor]) -> Numbers:
     }  # fmt: skip
 
 
-def bare(model: torch.nn.Module, batches: list[torch.Tensor]) -> None:
-    """The forward passes alone."""
-    with torch.no_grad():
-        for batch in batches:
-            model(batch)
-
-
 def with_hooks(model: torch.nn.Module, batches: list[torch.Tensor]) -> Numbers:
     """Plain forward hooks."""
-    kept: dict[str, list[torch.Tensor]] = {site: [] for site in SITES}
-    handles = [
-        model.get_submodule(site).register_forward_hook(lambda m, i, o, site=site: kept[site].append(o))
-        for site in SITES
-    ]
-    bare(model, batches)
-    for handle in handles:
-        handle.remove()
-    return afterwards(kept)
+    return afterwards(hooked(model, batches))
 
 
 def with_nnsight(model: torch.nn.Module, batches: list[torch.Tensor]) -> Numbers:
@@ -153,6 +139,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
+    warnings.filterwarnings("ignore")  # a peer's remarks on the network's names
     model, batches = bert(), tokens(options.batches)
     peers = usable(
         {"plain hooks": with_hooks, "nnsight": with_nnsight, "TorchLens": with_torchlens, "pyvene": with_pyvene},

@@ -18,17 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from support.bert import SITES, bert, tokens
+from support.bert import SITES, bare, bert, hooked, tokens
 from support.timing import alternate, print_table, ratio
 
 from netloupe import record
-
-
-def bare(model: torch.nn.Module, batches: list[torch.Tensor]) -> None:
-    """The forward passes alone."""
-    with torch.no_grad():
-        for batch in batches:
-            model(batch)
 
 
 def raw_write(path: Path, n_batches: int, block: bytes) -> None:
@@ -40,22 +33,9 @@ def raw_write(path: Path, n_batches: int, block: bytes) -> None:
     path.unlink()
 
 
-def with_hooks(model: torch.nn.Module, batches: list[torch.Tensor]) -> dict[str, list[torch.Tensor]]:
-    """Everything, kept in memory by plain hooks."""
-    kept: dict[str, list[torch.Tensor]] = {site: [] for site in SITES}
-    handles = [
-        model.get_submodule(site).register_forward_hook(lambda m, i, o, site=site: kept[site].append(o))
-        for site in SITES
-    ]
-    bare(model, batches)
-    for handle in handles:
-        handle.remove()
-    return kept
-
-
 def with_torch_save(model: torch.nn.Module, batches: list[torch.Tensor], path: Path) -> None:
     """Hooks, then torch.save of everything."""
-    kept = with_hooks(model, batches)
+    kept = hooked(model, batches)
     with path.open("wb") as opened:
         torch.save({site: torch.cat(parts) for site, parts in kept.items()}, opened)
         opened.flush()
@@ -74,7 +54,7 @@ def with_zarr(model: torch.nn.Module, batches: list[torch.Tensor], folder: Path)
     }
     done = 0
     for batch in batches:
-        kept = with_hooks(model, [batch])
+        kept = hooked(model, [batch])
         for site, parts in kept.items():
             arrays[site][done : done + len(batch)] = parts[0].numpy()
         done += len(batch)
@@ -90,7 +70,7 @@ def with_datasets(model: torch.nn.Module, batches: list[torch.Tensor], folder: P
     features = Features({"values": Array2D((128, 1536), "float32")})
     writers = {site: ArrowWriter(path=str(folder / f"{i}.arrow"), features=features) for i, site in enumerate(SITES)}
     for batch in batches:
-        for site, parts in with_hooks(model, [batch]).items():
+        for site, parts in hooked(model, [batch]).items():
             writers[site].write_batch({"values": parts[0].numpy()})
     for writer in writers.values():
         writer.finalize()
@@ -120,7 +100,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         root = Path(name)
         store = record(model, batches, SITES, to=root / "check")
-        expected = with_hooks(model, batches)
+        expected = hooked(model, batches)
         for site in SITES:
             assert torch.equal(store[site][:], torch.cat(expected[site])), "the recording holds what the hooks saw"
         del store

@@ -11,6 +11,11 @@ from netloupe.core.errors import InputError
 from netloupe.models.vit import Attention, TokenTransformer, ViT
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 def test_sites_have_clear_names_and_tokens_as_positions():
     model, images = ViT(8, 2, 10, d_model=16, d_ff=24, n_layers=2, random_state=0), torch.rand(3, 1, 8, 8)
     (captured,) = capture(model, images, ["patch", "blocks.*.mlp.act", "blocks.1.attn", "features", "head"])

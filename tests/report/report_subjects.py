@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from netloupe.core.identity import describe_model
 from netloupe.models.small import DigitsCNN
+from netloupe.report.html import render
 from netloupe.report.inspection import Inspection, inspect
 from netloupe.subjects import Data, Subject, load_data
 
 HOSTILE = "<script>alert(1)</script>"
 SECTIONS = ("overview", "network", "table", "similarity", "lenses", "provenance")
+_PAGES: dict[int, tuple[Inspection, str]] = {}
 VOID = {"meta", "link", "br", "wbr", "img", "input", "hr"}
 
 
@@ -75,6 +77,13 @@ def array_inspection(model: nn.Module, inputs: Tensor, folder: Path, name: str =
     batches = [inputs[start : start + 8] for start in range(0, len(inputs), 8)]
     data = Data("array", batches, "vector", len(inputs), identity={"name": "array", "samples": len(inputs)})
     return inspect(subject_of(model, name), data, cache=folder, **options)
+
+
+def rendered(inspection: Inspection) -> str:
+    """The report of an inspection, made once: most tests only read it."""
+    if id(inspection) not in _PAGES:
+        _PAGES[id(inspection)] = inspection, render(inspection)
+    return _PAGES[id(inspection)][1]
 
 
 class Page(HTMLParser):

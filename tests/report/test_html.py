@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from report_subjects import HOSTILE, SECTIONS, Page, array_inspection, subject_of
+from report_subjects import HOSTILE, SECTIONS, Page, array_inspection, rendered, subject_of
 from torch import nn
 
 from netloupe.core.errors import StoreError
+from netloupe.core.store import Store
+from netloupe.lenses.similarity.cka import cka
 from netloupe.report.examples import Gallery
 from netloupe.report.html import _site, command, grouped, render, safe, write_report
 from netloupe.report.inspection import Inspection, inspect
@@ -34,7 +36,7 @@ class Silent(nn.Module):
 
 def check(inspection: Inspection) -> Page:
     """What must hold for any report."""
-    page = Page(render(inspection))
+    page = Page(rendered(inspection))
     ids = page.values("id")
     assert len(ids) == len(set(ids))
     assert set(SECTIONS) <= set(ids)
@@ -54,11 +56,11 @@ def test_whole_page(which: str, request: pytest.FixtureRequest) -> None:
     page = check(inspection)
     rows = page.values("data-v", "th")
     assert rows == [str(index) for index in range(len(inspection.sites))]
-    assert len(render(inspection).encode()) < 5_000_000
+    assert len(rendered(inspection).encode()) < 5_000_000
 
 
 def test_nothing_is_loaded_from_elsewhere(digits: Inspection) -> None:
-    html = render(digits)
+    html = rendered(digits)
     assert "http://" not in html
     assert "https://" not in html
     assert "default-src 'none'" in html
@@ -74,7 +76,7 @@ def test_pictures_with_the_maximum_marked(digits: Inspection) -> None:
 
 
 def test_text_with_the_strong_token_marked(text: Inspection) -> None:
-    html = render(text)
+    html = rendered(text)
     found = text.observation.result("encoder.layer.1.intermediate", "top")
     info = next(site for site in text.sites if site.name == "encoder.layer.1.intermediate")
     assert info.n_positions > 1
@@ -137,12 +139,12 @@ def test_one_unit_and_one_sample(tmp_path: Path) -> None:
 
 
 def test_huge_and_tiny_values(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 5))
+    first, second = nn.Linear(4, 5), nn.Linear(5, 5)
     with torch.no_grad():
-        model[0].weight *= 1e20
-        model[1].weight *= 1e-30
-        model[1].bias.zero_()
-    check(array_inspection(model, torch.randn(30, 4), tmp_path))
+        first.weight *= 1e20
+        second.weight *= 1e-30
+        second.bias.zero_()
+    check(array_inspection(nn.Sequential(first, second), torch.randn(30, 4), tmp_path))
 
 
 def test_cells_are_the_numbers_of_the_findings(digits: Inspection) -> None:
@@ -160,11 +162,11 @@ def test_cells_are_the_numbers_of_the_findings(digits: Inspection) -> None:
 
 
 def test_same_inspection_gives_the_same_file(digits: Inspection) -> None:
-    assert render(digits) == render(digits)
+    assert render(digits) == rendered(digits)
 
 
 def test_every_number_has_its_meaning(digits: Inspection) -> None:
-    text = " ".join(" ".join(Page(render(digits)).text).split())
+    text = " ".join(" ".join(Page(rendered(digits)).text).split())
     for asked in digits.answers:
         if asked.finding is not None:
             assert all(meaning in text for meaning in asked.finding.meanings.values())
@@ -194,7 +196,13 @@ def test_folder_that_cannot_be_is_one_sentence(digits: Inspection, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("name", "wanted"),
-    [("minilm", "minilm"), ("../../etc/x", "etc-x"), ("a b:c@d.pt", "a-b-c-d.pt"), ("...", "unnamed")],
+    [
+        ("minilm", "minilm"),
+        ("../../etc/x", "x"),
+        ("data/my set/", "my-set"),
+        ("a b:c@d.pt", "a-b-c-d.pt"),
+        ("...", "unnamed"),
+    ],
 )
 def test_safe_file_names(name: str, wanted: str) -> None:
     assert safe(name) == wanted
@@ -216,9 +224,38 @@ def test_blocks_keep_the_order_of_sites(text: Inspection) -> None:
 
 
 def test_similarity_numbers_are_those_of_the_findings(digits: Inspection) -> None:
-    titles = set(re.findall(r"<title>(\w+) and (\w+): (-?[\d.]+)</title>", render(digits)))
+    titles = set(re.findall(r"<title>(\w+) and (\w+): (-?[\d.]+)</title>", rendered(digits)))
     table = digits.similarity()
     for i, one in enumerate(digits.compared):
         for j, two in enumerate(digits.compared):
             assert (one, two, f"{table[i, j]:.3f}") in titles
     assert np.allclose(table, table.T)
+
+
+class Clock(nn.Module):
+    """A site that differs between positions, but never between samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.clock = nn.Linear(3, 4), nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.body(x)
+        return y + self.clock(torch.arange(5.0)[None, :, None].expand(len(x), 5, 4).contiguous())
+
+
+def test_similarity_of_many_is_that_of_each_pair(digits: Inspection, tmp_path: Path) -> None:
+    store = Store(digits.store)
+    pairs = [asked for asked in digits.answers if asked.other is not None]
+    assert len(pairs) == len(digits.compared) * (len(digits.compared) - 1) // 2
+    for asked in pairs[::7]:
+        assert asked.other is not None
+        assert asked.finding == cka(store[asked.site], store[asked.other])
+        assert asked.finding is not None
+        assert asked.finding.context.site == f"{asked.site} | {asked.other}"
+    found = array_inspection(Clock(), torch.randn(20, 5, 3), tmp_path)
+    refused = [asked for asked in found.answers if asked.other is not None and asked.finding is None]
+    assert refused
+    assert all("clock" in (asked.site, asked.other) for asked in refused)
+    assert all("same for every sample" in asked.refusal for asked in refused)
+    assert any("not defined" in title for title in Page(rendered(found)).text)

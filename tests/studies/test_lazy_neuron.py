@@ -109,7 +109,7 @@ def tiny_full(tmp_path, monkeypatch):
     monkeypatch.setenv("NETLOUPE_DATA", str(tmp_path))
     monkeypatch.setattr(full, "stdlib_docstrings", lambda: ("a few words that repeat and repeat. " * 400,))
     tiny = dataclasses.replace(
-        setting.SETTINGS["full"], n_draws=20, n_seeds=1, steps=2, width=8, widths=(8, 16),
+        setting.SETTINGS["full"], n_draws=20, n_seeds=1, noise_seeds=1, steps=2, width=8, widths=(8, 16),
         vit=setting.Transformer(8, 16, 64, 1, 2, pad=2), vit_looks=2, vit_steps=1, topk_width=32, topk_steps=2,
         ks=(16, 8), random_side=8, sweep_widths=(64, 128), sweep_depths=(1, 2),
     )  # fmt: skip

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -24,6 +25,11 @@ LIBRARIES = ("netloupe", "torch", "numpy", "scipy", "scikit-learn")
 
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the libraries whose numbers a result depends on."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:

@@ -27,9 +27,9 @@ class TopK(nn.Module):
         k: how many entries survive, 1 to the size of ``dim``; with ``k`` equal to that size the input is returned.
         dim: the axis of units.
         exact: True keeps exactly ``k``, of equal values at the border those of lowest index (which zeros count as kept
-            is left open: it changes no value). False searches fewer candidates, which pays for small ``k``: units are
-            dealt to ``L = (k - 1) / (2 (1 - recall))`` interleaved blocks, only the largest of each block is a
-            candidate, and the ``k`` largest candidates survive. The largest entry always does.
+            is left open: it changes no value). False ranks fewer candidates, for machines on which ranking is slow (a
+            CPU gains nothing): units are dealt to ``L = (k - 1) / (2 (1 - recall))`` interleaved blocks, only the
+            largest of each block is a candidate, and the ``k`` largest candidates survive. The largest always does.
         recall: for ``exact=False``, the share of the true ``k`` largest that survives on average when their
             places are random. The layer is exact where ``L`` exceeds half the number of units.
 
@@ -70,16 +70,17 @@ class TopK(nn.Module):
 
 def _exact_mask(rows: Tensor, k: int) -> Tensor:
     """True at exactly ``k`` entries of each row, of equal ones at the border (zeros apart) the first."""
-    values, places = rows.detach().topk(k, -1, sorted=False)
-    mask = torch.zeros(rows.shape, dtype=torch.bool, device=rows.device).scatter_(-1, places, True)
-    border = values.amin(-1, keepdim=True)
-    contested = (rows == border).sum(-1, keepdim=True) > (values == border).sum(-1, keepdim=True)
-    contested &= border != 0
+    if k == rows.shape[-1]:
+        return torch.ones(rows.shape, dtype=torch.bool, device=rows.device)
+    values, places = rows.detach().topk(k + 1, -1)  # one more than asked tells whether the border is contested
+    mask = torch.zeros(rows.shape, dtype=torch.bool, device=rows.device).scatter_(-1, places[..., :k], True)
+    border = values[..., k - 1 : k]
+    contested = (border == values[..., k:]) & (border != 0)
     if rows.device.type == "cpu" and not bool(contested.any()):  # elsewhere asking costs more than doing
         return mask
-    level = rows == border
-    room = k - (rows > border).sum(-1, keepdim=True)
-    return torch.where(contested, (rows > border) | (level & (level.cumsum(-1, dtype=torch.int32) <= room)), mask)
+    above, level = ~(rows <= border), rows == border  # NaN is above
+    room = k - above.sum(-1, keepdim=True)
+    return torch.where(contested, above | (level & (level.cumsum(-1, dtype=torch.int32) <= room)), mask)
 
 
 def _block_mask(rows: Tensor, k: int, n_blocks: int) -> Tensor:

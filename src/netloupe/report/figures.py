@@ -66,6 +66,11 @@ class Frame:
         return parts
 
 
+def words_at(kind: str, x: float, y: float, words: str) -> str:
+    """Text at a place of a figure."""
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(words)}</text>'
+
+
 def picture(
     parts: Sequence[str], title: str, width: float = WIDTH, height: float = HEIGHT, kind: str = "plot"
 ) -> Markup:
@@ -105,10 +110,10 @@ def histogram(found: QuantilesResult) -> Markup:
     for start, share in zip(edges, shares, strict=False):
         if share > 0:
             top = min(frame.up(share), HEIGHT - BOTTOM - 0.6)
+            said = f"{number(start)} to {number(start + edges[1] - edges[0])}: {percent(share)}"
             parts.append(
                 f'<rect class="bar" x="{frame.across(start) + 0.4:.1f}" y="{top:.1f}" width="{step - 0.8:.1f}" '
-                f'height="{HEIGHT - BOTTOM - top:.1f}"><title>{number(start)} to {number(start + edges[1] - edges[0])}: '
-                f"{percent(share)}</title></rect>"
+                f'height="{HEIGHT - BOTTOM - top:.1f}"><title>{said}</title></rect>'
             )
     if zero:
         parts += _zero_bar(zero)
@@ -141,7 +146,7 @@ def _zero_bar(share: float) -> list[str]:
         f'<rect class="zero" x="{LEFT + 8}" y="{floor - tall:.1f}" width="20" height="{tall:.1f}">'
         f"<title>exactly zero: {percent(share)}</title></rect>",
         f'<text class="tick mid" x="{LEFT + 18}" y="{floor + 14}">0</text>',
-        f'<text class="tick mid strong" x="{LEFT + 18}" y="{max(floor - tall - 4, TOP + 9):.1f}">{percent(share)}</text>',
+        words_at("tick mid strong", LEFT + 18, max(floor - tall - 4, TOP + 9), percent(share)),
     ]
 
 
@@ -157,7 +162,7 @@ def frequency_curve(finding: Sparsity) -> Markup:
     n_units = len(ordered)
     chosen = np.unique(np.linspace(0, n_units - 1, min(n_units, CURVE_POINTS)).round().astype(int))
     frame = Frame((0.0, float(n_units)), (0.0, 1.05))
-    places = [(frame.across(index), frame.across(index + 1), frame.up(ordered[index])) for index in chosen]
+    places = [(frame.across(index), frame.across(index + 1), frame.up(float(ordered[index]))) for index in chosen]
     floor = frame.up(0)
     top = "".join(f"L{start:.1f} {place:.1f}" for start, _, place in places) + f"H{places[-1][1]:.1f}"
     if n_units <= CURVE_POINTS // 2:  # few units: each is a step
@@ -168,7 +173,7 @@ def frequency_curve(finding: Sparsity) -> Markup:
         f'<path class="area" d="M{frame.across(0):.1f} {floor:.1f}{top}V{floor:.1f}Z"/>',
         f'<path class="line" d="M{top[1:]}"/>',
         f'<line class="mean" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{mean:.1f}" y2="{mean:.1f}"/>',
-        f'<text class="tick end second" x="{WIDTH - RIGHT}" y="{mean - 4:.1f}">mean {number(finding.active_fraction)}</text>',
+        words_at("tick end second", WIDTH - RIGHT, mean - 4, f"mean {number(finding.active_fraction)}"),
     ]
     return picture(parts, f"firing frequency of {n_units} units, on average {number(finding.active_fraction)}")
 
@@ -185,9 +190,7 @@ def heat_map(values: Float[np.ndarray, "site site"], names: Sequence[str]) -> Ma
     across, down = margin + size * cell + 8, size * cell + margin * 0.72 + 14
     parts: list[str] = []
     for row in range(size):
-        parts.append(
-            f'<text class="name end" x="{margin - 6:.1f}" y="{row * cell + cell / 2 + 3.5:.1f}">{escape(short(names[row]))}</text>'
-        )
+        parts.append(words_at("name end", margin - 6, row * cell + cell / 2 + 3.5, short(names[row])))
         for column in range(size):
             parts.append(
                 _cell(values[row, column], names[row], names[column], margin + column * cell, row * cell, cell, size)
@@ -217,7 +220,7 @@ def _cell(value: float, one: str, two: str, x: float, y: float, side: float, siz
 
 
 def short(name: str, most: int = 32) -> str:
-    """A site's name with its beginning left out where it is long, for the end tells more; cut at a dot where one is near."""
+    """A site's name; of a long one the end, which tells more, cut at a dot where one is near."""
     if len(name) <= most:
         return name
     end = name[-(most - 1) :]
@@ -245,7 +248,7 @@ def drawn(finding: Finding, key: str) -> Markup:
         "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
         "axes.prop_cycle": cycler(color=[ACCENT, SECOND, "#7f8c8d", "#b0792a", "#7a5ea8"]),
     }  # fmt: skip
-    with rc_context(settings):
+    with rc_context(settings):  # pyright: ignore[reportArgumentType]  # its keys are a closed list of strings
         figure = Figure(figsize=(4.8, 3.0), layout="constrained")
         finding.plot(figure.add_subplot())
         written = io.StringIO()

@@ -88,14 +88,15 @@ def write_report(inspection: Inspection, folder: Path) -> Path:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(
-            f"the report could not be written to '{path}' ({error.strerror or error}); choose another folder or free space"
+            f"the report could not be written to '{path}' ({error.strerror or error}); "
+            "choose another folder or free space"
         ) from error
     return path
 
 
 def safe(name: str) -> str:
-    """A name as part of a file name: letters, digits, dots, dashes and underscores, at most 80."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.")[:80] or "unnamed"
+    """A name, or the last part of a path, as part of a file name: letters, digits, ``. - _``, at most 80."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", re.split(r"[/\\]", name.rstrip("/\\"))[-1]).strip("-.")[:80] or "unnamed"
 
 
 def render(inspection: Inspection) -> str:

@@ -157,7 +157,7 @@ def _thinned(names: Sequence[str]) -> list[str]:
     """At most ``MOST_COMPARED`` of the sites, evenly over the network's depth."""
     if len(names) <= MOST_COMPARED:
         return list(names)
-    return [names[round(position)] for position in np.linspace(0, len(names) - 1, MOST_COMPARED)]
+    return [str(names[round(place)]) for place in np.linspace(0, len(names) - 1, MOST_COMPARED).tolist()]
 
 
 def _ask(
@@ -278,7 +278,7 @@ def _save(folder: Path, observation: Observation) -> None:
             rest[site][name] = {key: value for key, value in state.items() if not isinstance(value, np.ndarray)}
             arrays |= {f"{index}|{name}|{key}": value for key, value in state.items() if isinstance(value, np.ndarray)}
     try:
-        np.savez(folder / "statistics.npz", **arrays)
+        np.savez(folder / "statistics.npz", allow_pickle=False, **arrays)
         partial = folder / "statistics.json.partial"
         partial.write_text(json.dumps({"n_samples": observation.n_samples, "states": rest}), encoding="utf-8")
         os.replace(partial, folder / "statistics.json")
@@ -296,7 +296,8 @@ def _load(folder: Path, infos: dict[str, SiteInfo]) -> tuple[Store, Observation]
             place, _, name = key.rpartition("|")
             stored.setdefault(place, {})[name] = arrays[key]
     for index, (site, states) in enumerate(saved["states"].items()):
-        named[site] = {name: restore({**state, **stored.get(f"{index}|{name}", {})}) for name, state in states.items()}
+        restored = {name: restore({**state, **stored.get(f"{index}|{name}", {})}) for name, state in states.items()}
+        named[site] = {name: one for name, one in restored.items() if isinstance(one, Statistic)}
     if infos.keys() != named.keys():
         raise InputError("the cached sites do not agree")
     return store, Observation(named, infos, saved["n_samples"])

@@ -50,11 +50,12 @@ def column(values: Sequence[float | None]) -> list[str]:
     """A column of numbers with one number of decimals, so that they stand below each other; missing is a dash."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     largest = max((abs(value) for value in known), default=0.0)
-    if largest >= 1e7:
-        return [number(value) if value is not None else "\u2013" for value in values]
-    whole = all(float(value).is_integer() for value in known)
-    decimals = 0 if whole or largest == 0 else max(0, 2 - min(math.floor(math.log10(largest)), 2))
-    decimals = min(max(decimals, 0 if largest >= 1000 else 1) + (1 if largest < 1 else 0), 5) if not whole else 0
+    if largest >= 1e7 or 0 < largest < 1e-3:
+        return ["\u2013" if value is None else number(value) for value in values]
+    if largest >= 1000 or all(float(value).is_integer() for value in known):
+        decimals = 0
+    else:
+        decimals = 1 if largest >= 10 else 2 if largest >= 1 else min(3 - math.floor(math.log10(largest)), 5)
     return [_aligned(value, decimals) for value in values]
 
 

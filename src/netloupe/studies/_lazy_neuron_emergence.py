@@ -105,7 +105,8 @@ def random_label_claim(settings: Settings, images: Images, seeds: range) -> Clai
         control_statement="The same network and data with learning rate 0.",
         note=f"Adam {RATE:g}, {settings.steps} steps, {images.train[0].numel()} inputs, width {settings.width}: active "
         f"share {curves[0].told(0)} before, {curves[0].told()} after, lowest on the way {curves[0].active.min():.3f}. "
-        f"For comparison: {told}.",
+        f"For comparison: {told}. A step lowers a pre-activation in proportion to the squared length of the input, so "
+        "small images silence units more slowly than large ones.",
         plot=partial(plot_activity, curves={"random labels": curves[0], **others}, bar=RANDOM_LABEL_BAR),
     )
 
@@ -163,7 +164,7 @@ def size_claim(settings: Settings, images: Images, seeds: range) -> Claim:
         "within a tenth of one another.",
         control_bar=Bar(">", math.log(UNTRAINED_RANGE) / (len(widths) - 1)),
         note=f"True labels, Adam {RATE:g}, {settings.steps} steps; width: active share, mean over {len(seeds)} seeds: "
-        f"{shares}.",
+        f"{shares}. The trend needs training that silences units at all; compare the shares before it.",
         plot=partial(_plot_sizes, widths=widths, trained=trained, untrained=untrained),
     )
 
@@ -231,7 +232,7 @@ def transformer_claim(settings: Settings, images: Images, seeds: range) -> Claim
         control=rank_trend(control.active.mean(1)),
         control_statement="The same transformer with learning rate 0, looked at after every step.",
         note=f"AdamW {RATE:g} without decay, a look every {settings.vit_steps} steps of {BATCH} images: mean share "
-        f"{path}; at the end by depth {depth} (dead in brackets).",
+        f"{path}; at the end by depth {depth} (dead in brackets). Every seed must fall at every look to pass.",
         plot=partial(_plot_depth, curve=curves[0], control=control),
     )
 

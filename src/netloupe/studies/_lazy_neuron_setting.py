@@ -43,6 +43,8 @@ class Settings:
 
     n_draws: int
     n_seeds: int
+    noise_seeds: int
+    """of the networks trained with random labels, whose results vary most"""
     steps: int
     width: int
     widths: tuple[int, ...]
@@ -67,15 +69,15 @@ class Settings:
 
 SETTINGS: dict[Preset, Settings] = {
     "smoke": Settings(
-        n_draws=1000, n_seeds=1, steps=60, width=64, widths=(16, 64), vit=Transformer(2, 32, 64, 2, 2), vit_looks=2,
+        n_draws=1000, n_seeds=1, noise_seeds=1, steps=60, width=64, widths=(16, 64), vit=Transformer(2, 32, 64, 2, 2), vit_looks=2,
         vit_steps=10, vit_seeds=1, topk_width=128, topk_steps=150, n_train=500, random_side=16,
     ),
     "small": Settings(
-        n_draws=4000, n_seeds=2, steps=600, width=256, widths=(64, 256, 1024), vit=Transformer(2, 64, 256, 3, 4),
+        n_draws=4000, n_seeds=2, noise_seeds=3, steps=600, width=256, widths=(64, 256, 1024), vit=Transformer(2, 64, 256, 3, 4),
         vit_looks=5, vit_steps=EPOCH_IMAGES // BATCH, vit_seeds=2, topk_width=512, topk_steps=2500,
     ),
     "full": Settings(
-        n_draws=100_000, n_seeds=5, steps=5000, width=1024, widths=(64, 256, 1024, 4096),
+        n_draws=100_000, n_seeds=5, noise_seeds=5, steps=5000, width=1024, widths=(64, 256, 1024, 4096),
         vit=Transformer(8, 384, 1536, 12, 6, pad=2), vit_looks=100, vit_steps=60_000 // BATCH, vit_seeds=1,
         topk_width=2048, topk_steps=25_000, ks=(512, 256, 128, 64, 16, 8), fashion=True,
     ),

@@ -50,6 +50,7 @@ class Outcome:
 
     accuracy: dict[str, float]
     ece: float
+    ece_by_chance: float
     active: float
     dead: float
     weights: tuple[Tensor, ...]
@@ -60,11 +61,11 @@ Outcomes = dict[int | str, list[Outcome]]
 
 def topk_claims(settings: Settings, images: Images, seed: int) -> Iterator[Claim]:
     """Claims 5 and 6."""
-    seeds = range(seed * 100, seed * 100 + settings.n_seeds)
-    noisy = outcomes(settings, images, seeds, LABEL_NOISE, (EVERY,))
+    first = seed * 100
+    noisy = outcomes(settings, images, range(first, first + settings.noise_seeds), LABEL_NOISE, (EVERY,))
     for test in ("clean", "gaussian", "impulse"):
         yield robustness_claim(settings, noisy, test)
-    clean = outcomes(settings, images, seeds, 0.0, (EVERY, RANDOM))
+    clean = outcomes(settings, images, range(first, first + settings.n_seeds), 0.0, (EVERY, RANDOM))
     yield accuracy_claim(settings, clean)
     yield calibration_claim(settings, clean, noisy)
 
@@ -100,16 +101,17 @@ def _train_and_test(settings: Settings, images: Images, kind: int | str, seed: i
         "impulse": partial(impulse_noise, share=0.2, random_state=seed),
         "shot": partial(shot_noise, photons=10.0, random_state=seed),
     }
-    accuracy, ece, active, dead = {}, 0.0, 0.0, 0.0
+    accuracy, ece, chance, active, dead = {}, 0.0, 0.0, 0.0, 0.0
     for test in TESTS:
         inputs = (corrupt[test](images.test) - centre) / spread
         logits = torch.cat([each["head"].cpu() for each in capture(model, inputs, "head", batch_size=1024)])
         accuracy[test] = float((logits.argmax(1) == images.test_labels).double().mean())
         if test == "clean":
-            ece = expected_calibration_error(logits.double().softmax(1), images.test_labels).ece
+            calibration = expected_calibration_error(logits.double().softmax(1), images.test_labels)
+            ece, chance = calibration.ece, calibration.chance
             site = activity_report(model, inputs, "act1", batch_size=512)["act1"]
             active, dead = site.active_fraction, float(site.dead.mean())
-    return Outcome(accuracy, ece, active, dead, tuple(value.detach().cpu() for value in model.parameters()))
+    return Outcome(accuracy, ece, chance, active, dead, tuple(value.detach().cpu() for value in model.parameters()))
 
 
 def gains(found: Outcomes, kind: int | str, test: str) -> np.ndarray:
@@ -130,7 +132,8 @@ def robustness_claim(settings: Settings, noisy: Outcomes, test: str) -> Claim:
         control=float(gains(noisy, EVERY, test)[0]),
         control_statement="The top-k layer with k = all units, which must be the ordinary network.",
         note=f"{_told(noisy, settings, lambda o: o.accuracy[test], 'accuracy')} Weights with k = all units equal the "
-        f"ordinary network's bit for bit: {'yes' if same else 'no'}.",
+        f"ordinary network's bit for bit: {'yes' if same else 'no'}. Dead units leave a top-k network fewer to choose "
+        "from than its width.",
         plot=partial(_plot_accuracy, found=noisy, settings=settings, tests=(test,), bar=0.02),
     )
 
@@ -165,7 +168,8 @@ def calibration_claim(settings: Settings, clean: Outcomes, noisy: Outcomes) -> C
         control_statement="The top-k layer with k = all units.",
         note=_told(clean, settings, lambda o: o.ece, "calibration error")
         + " "
-        + _told(noisy, settings, lambda o: o.ece, "with 40 % random labels, calibration error"),
+        + _told(noisy, settings, lambda o: o.ece, "with 40 % random labels, calibration error")
+        + f" Perfect calibration would show {clean[DENSE][0].ece_by_chance:.3f} on so few test images.",
         plot=partial(_plot_calibration, clean=clean, noisy=noisy, settings=settings),
     )
 

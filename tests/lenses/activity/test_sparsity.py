@@ -32,6 +32,11 @@ from netloupe.models.small import mlp
 from netloupe.nn import swap_topk
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 def normal(n: int, d: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((n, d))
 

@@ -176,10 +176,8 @@ def random_linear_head(
 
         def head(activations: Tensor) -> Tensor:
             logits = torch.atleast_2d(activations) @ weight.T
-            if label is None:
-                labels = torch.randint(n_outputs, (len(logits),), generator=generator)
-            else:
-                labels = torch.full((len(logits),), label)
+            low, high = (0, n_outputs) if label is None else (label, label + 1)
+            labels = torch.randint(low, high, (len(logits),), generator=generator)
             if loss == "cross_entropy":
                 return F.cross_entropy(logits, labels)
             return 0.5 * ((logits - F.one_hot(labels, n_outputs)) ** 2).sum(1).mean()

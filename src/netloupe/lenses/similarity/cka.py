@@ -43,7 +43,7 @@ class CKA(Finding):
     n_units: tuple[int, int]
 
     meanings: ClassVar[dict[str, str]] = {
-        "cka": "similarity of the two arrangements, 1 for equal up to rotation, scale and shift (debiased from 4 samples)",
+        "cka": "similarity of the two arrangements, 1 for equal up to rotation, scale and shift (debiased)",
         "cka_biased": "the same without correction for few samples; never below 0",
     }
 
