@@ -89,7 +89,7 @@ def questions_page() -> str:
         if name.partition(".")[0] != folder:
             folder = name.partition(".")[0]
             heading = (importlib.import_module(f"netloupe.lenses.{folder}").__doc__ or folder).strip().splitlines()[0]
-            lines += [f"## {heading}", ""]
+            lines += ["", f"## {heading}", ""]
         needs = ", ".join(lens.needs)
         lines += [f"- `netloupe.lenses.{name.rpartition('.')[2]}({needs})`: {lens.question}"]
         if lens.limit is not None:
