@@ -85,7 +85,7 @@ def ours(model: torch.nn.Module, batches: list[torch.Tensor], folder: Path) -> N
 
 def peak(n_batches: int, folder: Path) -> float:
     """Peak memory in MB of a recording of ``n_batches`` in a process of its own."""
-    code = f"import sys; sys.path[:0] = {[str(Path(__file__).parent)]!r}; from record import *; ours(bert(), (b for b in tokens({n_batches})), Path({str(folder)!r})); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    code = f"import resource, sys; sys.path[:0] = {[str(Path(__file__).parent)]!r}; from record import *; ours(bert(), (b for b in tokens({n_batches})), Path({str(folder)!r})); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout) / 1024
 
 
