@@ -11,17 +11,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from netloupe.core.batches import Batch, batches_of, count_batches, prepare
+from netloupe.core.batches import Batch, batches_of, count_batches, default_batch_axis, prepare
 from netloupe.core.errors import InputError, SiteError
 from netloupe.core.hooks import Visit, attach, require_readable, unpack_packed, unwrap
 from netloupe.core.isolation import Mode, device_of
 from netloupe.core.progress import track
 from netloupe.core.reading import POOLS, Fired, Pool, Reader, pool, require_finite, site_mask
-from netloupe.core.sites import SiteInfo, entries_of, exchange, main_key, select
+from netloupe.core.sites import SiteInfo, select
 from netloupe.core.statistics import Statistic, update_all
+from netloupe.core.values import entries_of, exchange, main_key
 
 if TYPE_CHECKING:
     from netloupe.core.engine import Engine
@@ -38,7 +40,8 @@ class CaptureOptions(TypedDict, total=False):
     dtype : ``float32``, ``float16``, ``bfloat16`` or ``float64``; default as the network computes.
     mode : ``eval`` (default), ``train`` (dropout on, batch statistics; buffers are put back) or ``keep``.
     seed : random state of each pass, so that dropout and resumed recordings repeat (0); None leaves it alone.
-    batch_axis : axis of the inputs that holds samples (0); 1 for loaders of time-first batches.
+    batch_axis : axis of the inputs that holds samples: 0, or 1 where time comes first. The default is 0, and 1 for
+        torch's own recurrent and attention networks that were built with time first.
     unit_axis : glob -> axis of the raw tensor that holds units, where the convention guesses wrong.
     nonfinite : ``raise`` (default) stops at NaN or infinity and names site and sample; ``allow`` passes them on.
     progress : whether to draw a bar on a terminal (False).
@@ -98,7 +101,7 @@ def capture(model: nn.Module, data: Any, sites: Sites = None, **options: Unpack[
     or infinity; InputError for unusable data, also when there is none.
     """
     session = Session(model, sites, **options)
-    batches = batches_of(data, session.batch_size)
+    batches = session.batches(data)
     n_seen = 0
     for index, raw in enumerate(track(batches, "capturing", count_batches(batches), session.progress)):
         batch = session.prepare(raw)
@@ -120,21 +123,32 @@ class Session:
             raise InputError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
         self.model = unwrap(model)
         self.batch_size = options.get("batch_size", 64)
-        self.pool: Pool = options.get("pool", "none")
-        if self.pool not in POOLS:
-            raise InputError(f"pool is '{self.pool}', expected one of {', '.join(POOLS)}")
-        self.batch_axis = options.get("batch_axis", 0)
+        self.pool: Pool = _one_of("pool", options.get("pool", "none"), POOLS)
+        self.nonfinite = _one_of("nonfinite", options.get("nonfinite", "raise"), ("raise", "allow"))
+        self.batch_axis = batch_axis_of(self.model, options)
         self.dtype = _dtype(options.get("dtype"))
         self.progress = options.get("progress", False)
-        self.nonfinite = options.get("nonfinite", "raise")
+        seed = options.get("seed", 0)
+        if seed is not None and not isinstance(seed, (int, np.integer)):
+            raise InputError(f"seed is {seed!r}, expected a whole number or None")
         self.reader = Reader(
             self.model,
             sites,
-            mode=options.get("mode", "eval"),
-            seed=options.get("seed", 0),
+            mode=_one_of("mode", options.get("mode", "eval"), ("eval", "train", "keep")),
+            seed=None if seed is None else int(seed),
             unit_axis=options.get("unit_axis"),
+            batch_axis=self.batch_axis,
         )
         self.device = device_of(self.model)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a second pass over the same data gives the same numbers."""
+        return self.reader.seed is not None or self.reader.mode == "eval"
+
+    def batches(self, data: Any) -> Iterable[Any]:
+        """``data`` as raw batches."""
+        return batches_of(data, self.batch_size, self.batch_axis)
 
     def prepare(self, raw: Any) -> Batch:
         """One raw batch as the network takes it, on the network's device."""
@@ -217,6 +231,7 @@ def observe(
     """
     if engine is not None:
         return engine.observe(model, data, statistics, sites, **options)
+    require_factories(statistics)
     named: dict[str, dict[str, Statistic]] = {}
     infos: dict[str, SiteInfo] = {}
     n_samples = 0
@@ -228,15 +243,35 @@ def observe(
 
 def feed(named: dict[str, dict[str, Statistic]], captured: Captured, statistics: Statistics) -> None:
     """Updates (and at first makes) the statistics of every captured site."""
+    labels = class_labels(captured.labels)
     for site, values in captured.activations.items():
+        if not statistics:
+            continue
         if site not in named:
             named[site] = {name: factory() for name, factory in statistics.items()}
-        update_all(
-            list(named[site].values()),
-            values,
-            mask=captured.masks[site],
-            labels=captured.labels,
-            samples=captured.samples,
+        try:
+            update_all(
+                list(named[site].values()), values, mask=captured.masks[site], labels=labels, samples=captured.samples
+            )
+        except InputError as error:
+            raise type(error)(f"site '{site}': {error}") from error
+
+
+def class_labels(labels: Tensor | None) -> Tensor | None:
+    """Labels that name classes, as int64; measured values are no classes and belong to no statistic."""
+    if labels is None or labels.is_complex():
+        return None
+    if labels.is_floating_point() and not bool((labels == labels.round()).all()):
+        return None
+    return labels.to(torch.int64)
+
+
+def require_factories(statistics: Any) -> None:
+    """InputError unless ``statistics`` is a mapping of names to what makes a new statistic."""
+    if not isinstance(statistics, Mapping) or not all(callable(factory) for factory in statistics.values()):
+        raise InputError(
+            "statistics are given as a dictionary of name -> class or function that makes one, "
+            "for example {'moments': Moments, 'top': lambda: TopK(8)}"
         )
 
 
@@ -282,6 +317,20 @@ def tap(model: nn.Module, sites: Sites) -> Iterator[dict[str, Tensor]]:
         yield values
 
 
+def batch_axis_of(model: nn.Module, options: CaptureOptions) -> int:
+    """The axis of samples that was asked for, or the one that goes with the network."""
+    asked = options.get("batch_axis")
+    if asked not in (None, 0, 1):
+        raise InputError(f"batch_axis is {asked!r}, expected 0, or 1 where time comes first")
+    return default_batch_axis(unwrap(model)) if asked is None else asked
+
+
+def _one_of(name: str, value: Any, choices: Sequence[Any]) -> Any:
+    if value not in choices:
+        raise InputError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+    return value
+
+
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype
@@ -293,7 +342,7 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 def run_all(model: nn.Module, data: Any, **options: Unpack[CaptureOptions]) -> Iterable[tuple[Any, Batch]]:
     """The network's output and its batch, for every batch, as a guest and without gradients."""
     session = Session(model, ".", **options)
-    for index, raw in enumerate(batches_of(data, session.batch_size)):
+    for index, raw in enumerate(session.batches(data)):
         batch = session.prepare(raw)
         if batch.n_samples:
             yield session.reader.read(batch, index)[1], batch

@@ -16,7 +16,17 @@ from typing import Any, Protocol, Unpack
 from torch import nn
 
 from netloupe.core.batches import batches_of, prepare
-from netloupe.core.capture import CaptureOptions, Observation, Session, Sites, Statistics, feed, observe
+from netloupe.core.capture import (
+    CaptureOptions,
+    Observation,
+    Session,
+    Sites,
+    Statistics,
+    batch_axis_of,
+    feed,
+    observe,
+    require_factories,
+)
 from netloupe.core.errors import InputError, MissingExtraError
 from netloupe.core.hooks import unwrap
 from netloupe.core.recording import check_folder, manifest_of, record, rows_of, specs, unpooled_session
@@ -164,6 +174,7 @@ class RayEngine:
         **options: Unpack[CaptureOptions],
     ) -> Observation:
         """As :func:`netloupe.observe`, the statistics merged in the order of the data."""
+        require_factories(statistics)
         model = unwrap(model)
         Session(model, sites, **options)  # wrong arguments are refused here, not by a worker
         jobs = self._jobs(model, data, options)
@@ -178,11 +189,12 @@ class RayEngine:
         batches: list[Any] = []
         start = first = index = -1
         seen = 0
-        for index, raw in enumerate(batches_of(data, options.get("batch_size", 64))):
+        axis = batch_axis_of(model, options)
+        for index, raw in enumerate(batches_of(data, options.get("batch_size", 64), axis)):
             if not batches:
                 start, first = index, seen
             batches.append(raw)
-            seen += prepare(raw, model, options.get("batch_axis", 0)).n_samples
+            seen += prepare(raw, model, axis).n_samples
             if len(batches) == self.batches_per_job:
                 yield Job(batches, start, first)
                 batches = []
@@ -204,8 +216,8 @@ class RayEngine:
         """As :func:`netloupe.record`: every job writes one shard of the same store, byte for byte as one process would."""
         check_folder(Path(to), resume)
         model = unwrap(model)
-        batches = batches_of(data, options.get("batch_size", 64))
         session, policy = unpooled_session(model, sites, options)
+        batches = session.batches(data)
         first = next((raw for raw in batches if session.prepare(raw).n_samples), None)
         if first is None:
             raise InputError("the data held no samples; at least one is needed")

@@ -15,6 +15,10 @@ class InputError(NetloupeError, ValueError):
     """Arrays, labels or options that cannot be used: wrong shape, NaN, empty, too few samples."""
 
 
+class ForwardError(InputError, RuntimeError, IndexError):
+    """A network that refuses the inputs it is given: another shape, another number type, a token out of range."""
+
+
 class NonFiniteError(InputError):
     """A network or an array holds NaN or infinity where a number is needed."""
 

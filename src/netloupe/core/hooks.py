@@ -21,7 +21,8 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
 from netloupe.core.errors import SiteError
-from netloupe.core.sites import Side, module_paths
+from netloupe.core.sites import module_paths
+from netloupe.core.values import Side
 
 
 @dataclass(frozen=True)

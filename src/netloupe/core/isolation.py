@@ -9,36 +9,74 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 Mode = Literal["eval", "train", "keep"]
 
 
-@contextmanager
-def guest(model: nn.Module, mode: Mode = "eval", seed: int | None = 0) -> Iterator[None]:
-    """Sets train/eval mode and random state for a block and restores both, also after an exception.
+class Buffers:
+    """Puts a network's buffers back after a pass: batch-norm statistics, counters, and what a network binds anew.
 
-    With ``mode="train"`` buffers (batch-norm statistics) are restored as well. Modes are set flag by flag and
-    not through ``model.train()``, which some networks override with side effects. ``seed=None`` leaves the
-    random state alone.
+    Copies are kept from pass to pass and made again only of buffers that somebody else has changed since.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._copies: dict[tuple[int, str], tuple[Tensor, int, Tensor]] = {}
+
+    @contextmanager
+    def kept(self, always: bool = False) -> Iterator[None]:
+        """``always`` restores also what shows no sign of a change (a write through ``.data`` shows none)."""
+        before = {
+            (id(module), name): (module, buffer, self._copy(module, name, buffer))
+            for module in self.model.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None and not is_lazy(buffer)
+        }
+        try:
+            yield
+        finally:
+            for (key, name), (module, buffer, (version, copy)) in before.items():
+                if name in module._buffers and module._buffers[name] is not buffer and not is_lazy(buffer):
+                    module._buffers[name] = buffer
+                if always or buffer.is_inference() or buffer._version != version:
+                    with torch.no_grad():
+                        buffer.copy_(copy)
+                    self._copies[key, name] = (buffer, 0 if buffer.is_inference() else buffer._version, copy)
+
+    def _copy(self, module: nn.Module, name: str, buffer: Tensor) -> tuple[int, Tensor]:
+        version = -1 if buffer.is_inference() else buffer._version
+        known = self._copies.get((id(module), name))
+        if known is None or known[0] is not buffer or known[1] != version or version < 0:
+            known = buffer, version, buffer.detach().clone()
+            self._copies[id(module), name] = known
+        return version, known[2]
+
+
+@contextmanager
+def guest(
+    model: nn.Module, mode: Mode = "eval", seed: int | None = 0, buffers: Buffers | None = None
+) -> Iterator[None]:
+    """Sets train/eval mode and random state for a block and restores both and the buffers, also after an exception.
+
+    Modes are set flag by flag and not through ``model.train()``, which some networks override with side effects.
+    ``seed=None`` leaves the random state alone. ``buffers`` saves copies where many blocks follow each other.
     """
     flags = [(module, module.training) for module in model.modules()]
     may_learn = mode == "train" or (mode == "keep" and any(flag for _, flag in flags))
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()] if may_learn else []
-    try:
-        if mode != "keep":
+    with (buffers or Buffers(model)).kept(always=may_learn):
+        try:
+            if mode != "keep":
+                for module, flag in flags:
+                    if flag != (mode == "train"):
+                        module.training = mode == "train"
+            with random_state(seed):
+                yield
+        finally:
             for module, flag in flags:
-                if flag != (mode == "train"):
-                    module.training = mode == "train"
-        with random_state(seed):
-            yield
-    finally:
-        for module, flag in flags:
-            if module.training != flag:
-                module.training = flag
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+                if module.training != flag:
+                    module.training = flag
 
 
 @contextmanager

@@ -6,6 +6,7 @@ The first pass discovers (names, calls, layouts); later ones check that the netw
 from __future__ import annotations
 
 import dataclasses
+import threading
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,28 +16,26 @@ from torch.nn.parameter import is_lazy
 
 from netloupe.core.batches import Batch
 from netloupe.core.errors import InputError, NonFiniteError, SiteError
+from netloupe.core.forward import Holders, run, with_own_inputs
 from netloupe.core.hooks import Visit, attach, hidden_by_script, require_readable, unpack_packed
-from netloupe.core.isolation import Mode, guest
+from netloupe.core.isolation import Buffers, Mode, guest
 from netloupe.core.sites import (
     Address,
     Layout,
     LayoutTracker,
     NotPerSample,
-    Side,
     SiteInfo,
+    declared_time_first,
     dtype_name,
-    entries_of,
     infer_layout,
-    inner_lengths,
-    is_sequence_first,
-    main_key,
-    main_tensor,
     module_paths,
     select,
 )
+from netloupe.core.values import Side, entries_of, flatten, inner_lengths, main_key, main_tensor, unreadable
 
 Pool = Literal["none", "mean", "max", "cls", "last", "flatten"]
 Place = tuple[str, Side, str, int]  # path, side, key, call
+Axes = tuple[int | None, bool]  # the unit axis, and whether time stands before samples
 POOLS: tuple[Pool, ...] = ("none", "mean", "max", "cls", "last", "flatten")
 
 
@@ -62,15 +61,18 @@ class Target:
 
     address: Address  # with its key; ``call`` is the index in a pass
     info: SiteInfo
-    n_calls: int
+    n_calls: int | None  # None where this one call was asked for: how many others there are does not matter
 
 
 class Reader:
     """Runs ``model`` on prepared batches and hands out the raw tensors of the selected sites.
 
     ``gradients=True`` keeps the graph and the caller's mode of differentiation; otherwise nothing is recorded
-    for backward. A network on any device is read where it is.
+    for backward. A network on any device is read where it is. Passes take turns where several threads read: they
+    share the network's modes and the process's random state.
     """
+
+    _turn = threading.RLock()
 
     def __init__(
         self,
@@ -81,14 +83,17 @@ class Reader:
         seed: int | None = 0,
         unit_axis: dict[str, int] | None = None,
         gradients: bool = False,
+        batch_axis: int = 0,
     ) -> None:
-        self.model, self.seed, self.gradients = model, seed, gradients
+        self.model, self.seed, self.gradients, self.batch_axis = model, seed, gradients, batch_axis
         self.mode: Mode = mode
         self.paths = module_paths(model)
         self.selected = select(model, sites)
         self.overrides = unit_axis or {}
         self.targets: list[Target] = []
         self._copy: set[Place] = set()
+        self._buffers = Buffers(model)
+        self._silent: set[tuple[str, Side]] = set()  # called, but with nothing that holds a tensor
         owned = [tensor for tensor in [*model.parameters(), *model.buffers()] if not is_lazy(tensor)]
         self._owned = {tensor.untyped_storage().data_ptr() for tensor in owned}
         for address, is_glob in self.selected:
@@ -108,7 +113,7 @@ class Reader:
             if not overwritten:
                 break
             self._copy |= overwritten
-        return self._check(fired), output
+        return self._check(self._safe(fired, output)), output
 
     def layout(self, target: Target, raw: Tensor, batch: Batch) -> Layout:
         """The axes of ``raw``, which may have another length than in the first batch but not another meaning."""
@@ -136,30 +141,52 @@ class Reader:
             source = main_tensor(seen.source) if discovering and seen.source is not None else None
             for key, raw in entries:
                 if discovering or (seen.path, seen.side, key) in keys:
-                    fired[seen.path, seen.side, key, seen.call] = self._keep(raw, mask, source, seen, key)
+                    own = mask if key in ("", "0") else None  # the states of a packed pass are not padded
+                    fired[seen.path, seen.side, key, seen.call] = self._keep(raw, own, source, seen, key)
+            if not entries:
+                self._silent.add((seen.path, seen.side))
 
-        if discovering:
-            hidden = {path for path in self.paths if hidden_by_script(self.paths, path)}
-            wanted: list[tuple[str, Side]] = [
-                (address.path, address.side) for address, _ in self.selected if address.path not in hidden
-            ]
-            canonical = [path for path, _ in self.model.named_modules() if path not in hidden]
-            everything: list[tuple[str, Side]] = [(path, "out") for path in canonical]
-            sides: list[tuple[str, Side]] = list(dict.fromkeys([*wanted, *everything]))
-        else:
-            sides = list(dict.fromkeys((t.address.path, t.address.side) for t in self.targets))
         seed = None if self.seed is None else self.seed * 1_000_003 + index
         with (
-            guest(self.model, self.mode, seed),
+            self._turn,
+            guest(self.model, self.mode, seed, self._buffers),
             torch.set_grad_enabled(self.gradients),
-            attach(self.model, sides, visit),
+            attach(self.model, self._sides(), visit),
         ):
-            output = self.model(*batch.args, **batch.kwargs)
+            output = run(self.model, batch if self.gradients else with_own_inputs(batch))
         return fired, output
+
+    def _sides(self) -> list[tuple[str, Side]]:
+        """What to listen to: everything in the first pass, later what was settled."""
+        if self.targets:
+            return list(dict.fromkeys((t.address.path, t.address.side) for t in self.targets))
+        hidden = {path for path in self.paths if hidden_by_script(self.paths, path)}
+        wanted: list[tuple[str, Side]] = [
+            (address.path, address.side) for address, _ in self.selected if address.path not in hidden
+        ]
+        everything: list[tuple[str, Side]] = [
+            (path, "out") for path, _ in self.model.named_modules() if path not in hidden
+        ]
+        return list(dict.fromkeys([*wanted, *everything]))
+
+    def _safe(self, fired: dict[Place, Fired], output: Any) -> dict[Place, Fired]:
+        """The same tensors, copied where the network keeps their memory for itself and may fill it anew."""
+        if self.gradients:
+            return fired
+        kept = [tensor for seen in fired.values() for tensor in (seen.raw, seen.source) if tensor is not None]
+        holders = Holders(self.model, [*kept, *(tensor for _, tensor in flatten(output))])
+        return {
+            place: dataclasses.replace(seen, raw=seen.raw.clone(), copied=True)
+            if not seen.copied and self._is_wanted(place) and holders.outlives(seen.raw)
+            else seen
+            for place, seen in fired.items()
+        }
 
     def _keep(self, raw: Tensor, mask: Tensor | None, source: Tensor | None, seen: Visit, key: str) -> Fired:
         place = (seen.path, seen.side, key, seen.call)
         # A view of a weight or buffer, or a tensor without a version counter, may change without notice.
+        if unreadable(raw):
+            return Fired(raw, 0, mask, source, True)
         copy = place in self._copy or raw.is_inference() or raw.untyped_storage().data_ptr() in self._owned
         kept = raw.clone() if copy else raw
         return Fired(kept, 0 if kept.is_inference() else kept._version, mask, source, copy)
@@ -168,14 +195,17 @@ class Reader:
         return any((t.address.path, t.address.side, t.address.key, t.address.call) == key for t in self.targets)
 
     def _settle(self, fired: dict[Place, Fired], batch: Batch) -> list[Target]:
-        tracker = LayoutTracker(self.overrides)
-        axes: dict[Place, int | None] = {}
+        tracker = LayoutTracker(self.overrides, self.batch_axis == 1)
+        axes: dict[Place, Axes] = {}
         for place, seen in fired.items():
             path, side, key, _ = place
             name = Address(path, "in" if side == "in" else "out").name
             module = self.paths[path] if side == "out" and key in ("", "0") else nn.Identity()
-            axes[place] = tracker.unit_axis(name, module, seen.raw, seen.source)
-            tracker.learn(seen.raw, axes[place])
+            axis = tracker.unit_axis(name, module, seen.raw, seen.source)
+            tracker.learn(seen.raw, axis)
+            # packed sequences are unpacked with samples first
+            opinion = False if seen.mask is not None else declared_time_first(self.paths, path, side, key)
+            axes[place] = axis, tracker.time_first(opinion, self.paths[path], seen.raw, seen.source)
         found: list[tuple[int, Target]] = []
         taken: set[int] = set()
         order = {place: position for position, place in enumerate(fired)}
@@ -195,11 +225,13 @@ class Reader:
         address: Address,
         is_glob: bool,
         fired: dict[Place, Fired],
-        axes: dict[Place, int | None],
+        axes: dict[Place, Axes],
         batch: Batch,
     ) -> list[tuple[Place, Target]]:
         calls = sorted({place[3] for place in fired if place[:2] == (address.path, address.side)})
-        problem = "was never called in the forward pass" if not calls else ""
+        problem = "" if calls else "was never called in the forward pass"
+        if (address.path, address.side) in self._silent:
+            problem = "gives nothing that holds a tensor"
         chosen = []
         for call in calls if address.call is None else [c for c in calls if c == address.call]:
             entries = [
@@ -212,18 +244,16 @@ class Reader:
                 continue
             raw = fired[place].raw
             try:
-                first = is_sequence_first(self.paths, address.path)
-                if isinstance(self.paths[address.path], nn.RNNBase) and key not in ("", "0"):
-                    first = True  # states are (layer, sample, unit) whatever batch_first says
-                projected = fired[place].source is None and address.path.endswith("out_proj")
+                axis, time_first = axes[place]
                 lengths = inner_lengths((batch.args, batch.kwargs))
-                layout = infer_layout(raw, axes[place], batch.n_samples, first and not projected, lengths)
+                layout = infer_layout(raw, axis, batch.n_samples, time_first, lengths)
             except NotPerSample as reason:
                 problem = str(reason)
                 continue
             label = dataclasses.replace(address, call=call if len(calls) > 1 or address.call is not None else None)
             settled = dataclasses.replace(address, key=key or "", call=call)
-            chosen.append((place, Target(settled, self._info(label.name, settled, raw, layout), len(calls))))
+            n_calls = len(calls) if address.call is None else None
+            chosen.append((place, Target(settled, self._info(label.name, settled, raw, layout), n_calls)))
         if address.call is not None and calls and address.call not in calls:
             problem = f"was called {len(calls)} times in the forward pass, so '#{address.call}' does not exist"
         if problem and not chosen and not is_glob:
@@ -239,13 +269,14 @@ class Reader:
         found: dict[str, Fired] = {}
         for target in self.targets:
             address = target.address
-            n_calls = len({place[3] for place in fired if place[:3] == (address.path, address.side, address.key)})
-            if n_calls != target.n_calls:
+            place = (address.path, address.side, address.key or "", address.call or 0)
+            n_calls = len({other[3] for other in fired if other[:3] == place[:3]})
+            if n_calls != (target.n_calls or n_calls) or place not in fired:
                 raise SiteError(
-                    f"site '{target.info.name}' was called {target.n_calls} times in the first batch "
-                    f"and {n_calls} times in a later one; select single calls that always happen"
+                    f"site '{target.info.name}' was called {target.n_calls or (address.call or 0) + 1} times in the "
+                    f"first batch and {n_calls} times in a later one; select single calls that always happen"
                 )
-            seen = fired[address.path, address.side, address.key or "", address.call or 0]
+            seen = fired[place]
             axis = target.info.layout.unit_axis
             if axis is not None and (axis >= seen.raw.ndim or seen.raw.shape[axis] != target.info.n_units):
                 raise SiteError(
@@ -286,6 +317,8 @@ def pool(activations: Tensor, mask: Tensor | None, policy: Pool) -> Tensor:
         return activations.flatten(1)
     if policy == "cls":
         return activations[:, 0]
+    if policy == "max" and activations.is_complex():
+        raise InputError("complex numbers have no largest, so they cannot be pooled by 'max'; use mean, cls or last")
     wide = torch.promote_types(activations.dtype, torch.float32)
     kept = activations.dtype if activations.is_floating_point() else wide
     if mask is None:
@@ -307,14 +340,15 @@ def pool(activations: Tensor, mask: Tensor | None, policy: Pool) -> Tensor:
 
 def require_finite(name: str, activations: Tensor, mask: Tensor | None, first_sample: int) -> None:
     """Raises :class:`NonFiniteError` naming site, sample and unit of the first NaN or infinity."""
-    if not activations.is_floating_point() or activations.numel() == 0 or bool(torch.isfinite(activations.sum())):
+    number = activations.is_floating_point() or activations.is_complex()
+    if not number or activations.numel() == 0 or bool(torch.isfinite(activations.sum())):
         return
     bad = ~torch.isfinite(activations)
     if mask is not None and activations.ndim == 3:
         bad &= mask.to(bad.device)[..., None]
     if bool(bad.any()):
         place = bad.nonzero()[0].tolist()
-        value = float(activations[tuple(place)])
+        value = activations[tuple(place)].item()
         where = f"sample {first_sample + place[0]}" + (f", position {place[1]}" if len(place) == 3 else "")
         raise NonFiniteError(
             f"site '{name}' is {value} at {where}, unit {place[-1]}; "

@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from netloupe.core.batches import Batch, batches_of, count_batches
-from netloupe.core.capture import Captured, CaptureOptions, Observation, Session, Sites, Statistics, feed
+from netloupe.core.batches import Batch, count_batches
+from netloupe.core.capture import (
+    Captured,
+    CaptureOptions,
+    Observation,
+    Session,
+    Sites,
+    Statistics,
+    feed,
+    require_factories,
+)
 from netloupe.core.errors import InputError, StoreError
 from netloupe.core.finding import library_versions
 from netloupe.core.identity import describe_model
@@ -79,11 +88,12 @@ def record_and_observe(
     With statistics to fill, a resumed recording runs the network over all data again and writes only what is missing.
     """
     check_folder(Path(to), resume)
+    require_factories(statistics)
     session, policy = unpooled_session(model, sites, options)
     named: dict[str, dict[str, Statistic]] = {}
-    batches = batches_of(data, session.batch_size)
+    batches = session.batches(data)
     writer: StoreWriter | None = None
-    start, captured = 0, None
+    start, captured, first = 0, None, None
     try:
         for index, raw in enumerate(track(batches, "recording", count_batches(batches), session.progress)):
             batch = session.prepare(raw)
@@ -98,11 +108,12 @@ def record_and_observe(
                     to, specs(rows_of(captured, policy)), rows_per_shard=rows_per_shard, resume=resume,
                     **manifest_of(model, options, policy, subject),
                 )  # fmt: skip
+                first = captured if writer.complete and session.repeats else None
             _append(writer, batch, captured, policy, start, stop)
             start = stop
         if writer is None or captured is None:
             raise InputError("the data held no samples; at least one is needed")
-        _finish(writer, Path(to), start)
+        _finish(writer, Path(to), start, first, policy)
     except BaseException as error:
         if writer is not None:
             writer.__exit__(type(error), error, error.__traceback__)
@@ -114,19 +125,50 @@ def _append(writer: StoreWriter, batch: Batch, captured: Captured | None, policy
     """Appends the rows of a batch that are not yet safe on disk; for those that are, the inputs must be the same."""
     if writer.complete:
         return
+    digest = batch.digest()
+    if start < writer.samples_committed:
+        _require_same_data(writer, start, stop, digest)
     if stop <= writer.samples_committed:
-        writer.check_digest(start, stop - start, batch.digest())
         return
     rows = rows_of(captured, policy)
     keep = max(0, writer.samples_committed - start)
-    writer.append({name: values[keep:] for name, values in rows.items()}, batch.digest() if keep == 0 else None)
+    writer.append({name: values[keep:] for name, values in rows.items()}, digest if keep == 0 else None)
 
 
-def _finish(writer: StoreWriter, folder: Path, n_samples: int) -> None:
-    if not writer.complete:
-        writer.close()
-    elif writer.samples_committed != n_samples:
+def _require_same_data(writer: StoreWriter, start: int, stop: int, digest: bytes) -> None:
+    known = writer.check_digest(start, stop - start, digest)
+    if not known and writer.expected_digests():  # the workers of a cluster leave no digests
+        raise StoreError(
+            f"samples {start} to {stop} were recorded in batches of another size; "
+            "resume with batches as they were or record into another folder"
+        )
+
+
+def _finish(writer: StoreWriter, folder: Path, n_samples: int, first: Captured | None, policy: Pool) -> None:
+    if writer.complete and writer.samples_committed != n_samples:
         raise StoreError(f"{folder} is complete with {writer.samples_committed} samples, but the data has {n_samples}")
+    if writer.complete:
+        if first is not None:
+            _require_same_rows(Store(folder), rows_of(first, policy))
+    elif writer.samples_committed > n_samples:
+        raise StoreError(
+            f"{folder} already holds {writer.samples_committed} samples, but the data has {n_samples}; "
+            "resume with the data it was begun with or record into another folder"
+        )
+    else:
+        writer.close()
+
+
+def _require_same_rows(store: Store, rows: Mapping[str, Tensor]) -> None:
+    """A complete recording keeps no digests: its first samples must be what the network says of the data."""
+    for name, values in rows.items():
+        stored = store[name][: len(values)]
+        # another machine may round otherwise
+        if not torch.allclose(stored.double(), values.double(), rtol=1e-2, atol=1e-3, equal_nan=True):
+            raise StoreError(
+                f"{store.path} is complete, but its samples are not what site '{name}' says of this data; "
+                "record into another folder"
+            )
 
 
 def unpooled_session(model: nn.Module, sites: Sites, options: CaptureOptions) -> tuple[Session, Pool]:

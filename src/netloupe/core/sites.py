@@ -22,15 +22,14 @@ import fnmatch
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from netloupe.core.errors import SiteError
+from netloupe.core.values import Side, unreadable
 
-Side = Literal["in", "out"]
 ROOT = "."
 _NAME = re.compile(r"^(?P<path>[^:#]*)(?::(?P<side>in|out)(?:\.(?P<key>[^#:]+))?)?(?:#(?P<call>\d+|\*))?$")
 _CHANNELS_FIRST = (
@@ -48,7 +47,6 @@ _CHANNELS_FIRST = (
     nn.modules.dropout.Dropout3d,
 )
 _UNIT_LAST = (nn.Linear, nn.Bilinear, nn.Embedding, nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoderLayer)
-_MAIN_KEYS = ("last_hidden_state", "hidden_states", "logits")
 
 
 @dataclass(frozen=True)
@@ -138,17 +136,35 @@ class LayoutTracker:
     the convention (four or more axes: second; else last). ``overrides`` maps globs to a unit axis.
     """
 
-    def __init__(self, overrides: dict[str, int] | None = None) -> None:
+    def __init__(self, overrides: dict[str, int] | None = None, time_first_inputs: bool = False) -> None:
         self.overrides = overrides or {}
         self._by_identity = WeakIdKeyDictionary()  # an identity counts only while its tensor lives
         self._by_shape: dict[tuple[int, ...], int] = {}
+        self._time_first = WeakIdKeyDictionary()
+        self.time_first_inputs = time_first_inputs
+
+    def time_first(self, opinion: bool | None, module: nn.Module, raw: Tensor, source: Tensor | None) -> bool:
+        """Whether time stands before samples: as the module declares, else as in the tensor that it was made of.
+
+        Only torch's own modules without parts are trusted to keep their input's order.
+        """
+        known = self._time_first.get(raw) if opinion is None else opinion
+        keeps = type(module).__module__.startswith("torch.nn.") and next(module.children(), None) is None
+        if known is None and keeps and source is not None:
+            known = self._time_first.get(source)
+        if known is None:
+            known = self.time_first_inputs
+        self._time_first[raw] = known
+        return known
 
     def unit_axis(self, name: str, module: nn.Module, raw: Tensor, source: Tensor | None) -> int | None:
         """The axis of ``raw`` that holds units (None for a 1-d tensor: one unit)."""
         for pattern, axis in self.overrides.items():
-            if fnmatch.fnmatchcase(name, pattern):
+            if fnmatch.fnmatchcase(name, pattern) and raw.ndim and not unreadable(raw):
+                if not -raw.ndim <= axis < raw.ndim:
+                    raise SiteError(f"unit_axis is {axis} for site '{name}', whose tensor has {raw.ndim} axes")
                 return axis % raw.ndim
-        if raw.ndim == 1:
+        if raw.ndim <= 1 or unreadable(raw):
             return None
         if raw.ndim == 2:
             return 1
@@ -163,7 +179,7 @@ class LayoutTracker:
 
     def learn(self, raw: Tensor, axis: int | None) -> None:
         """Remembers the layout of a tensor for the modules that follow."""
-        if axis is not None and raw.ndim > 2:
+        if axis is not None and raw.ndim > 2 and not unreadable(raw):
             self._by_identity[raw] = axis
             self._by_shape[tuple(raw.shape)] = axis
 
@@ -189,6 +205,8 @@ def infer_layout(
 
     Raises :class:`NotPerSample` when no axis can be the sample axis.
     """
+    if reason := unreadable(raw):
+        raise NotPerSample(reason)
     if raw.ndim == 0:
         raise NotPerSample("is 0-dimensional, it holds one number for the whole batch")
     if unit_axis is None:
@@ -210,6 +228,8 @@ def infer_layout(
 
 def parse(pattern: str) -> tuple[Address, bool]:
     """Splits a site name; the flag says whether it is a glob."""
+    if not isinstance(pattern, str):
+        raise SiteError(f"a site is given as {pattern!r}, expected a name such as 'layer1.relu'")
     found = _NAME.match(pattern)
     if found is None:
         raise SiteError(
@@ -266,90 +286,24 @@ def unknown_site(name: str, known: Sequence[str]) -> str:
     return f"no site matches '{name}' in a network of {len(known)} named parts; {hint}"
 
 
-def is_sequence_first(paths: dict[str, nn.Module], path: str) -> bool:
-    """Whether the nearest enclosing module that has an opinion (``batch_first``) puts time before samples."""
+def declared_time_first(paths: dict[str, nn.Module], path: str, side: Side, key: str) -> bool | None:
+    """Whether time stands before samples in one entry of a module's output; None where nobody says.
+
+    The nearest enclosing module with a ``batch_first`` decides. States of recurrent modules are ``(layer, sample,
+    unit)`` and attention weights ``(sample, ...)`` whatever it says.
+    """
+    module = paths[path]
+    if isinstance(module, nn.RNNBase) and key not in ("", "0"):
+        return True
     parts = path.split(".") if path else []
+    inside_attention = isinstance(paths.get(".".join(parts[:-1])), nn.MultiheadAttention)
+    if (isinstance(module, nn.MultiheadAttention) and (side, key) == ("out", "1")) or inside_attention:
+        return False  # the projection inside attention is shown as (sample, time, unit)
     for length in range(len(parts), -1, -1):
-        module = paths.get(".".join(parts[:length]))
-        flag = getattr(module, "batch_first", None)
+        flag = getattr(paths.get(".".join(parts[:length])), "batch_first", None)
         if isinstance(flag, bool):
             return not flag
-    return False
-
-
-def flatten(value: Any, prefix: str = "") -> list[tuple[str, Tensor]]:
-    """Every tensor in a nested output with its key (``""`` for a bare tensor, ``1.0`` inside tuples)."""
-    if isinstance(value, Tensor):
-        return [(prefix, value)]
-    found: list[tuple[str, Tensor]] = []
-    for key, inner in _children(value):
-        found += flatten(inner, f"{prefix}.{key}" if prefix else str(key))
-    return found
-
-
-def _children(value: Any) -> list[tuple[Any, Any]]:
-    if isinstance(value, dict):
-        return list(value.items())
-    if isinstance(value, (tuple, list)):
-        return list(enumerate(value))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
-    return []
-
-
-def entries_of(value: Any, side: Side) -> list[tuple[str, Tensor]]:
-    """Tensors of an output, or of inputs ``(args, kwargs)`` under their position or keyword."""
-    if side == "out":
-        return flatten(value)
-    args, kwargs = value
-    return flatten({**dict(enumerate(args)), **kwargs})
-
-
-def exchange(value: Any, side: Side, key: str, tensor: Tensor) -> Any:
-    """``value`` (an output, or inputs) with one tensor exchanged."""
-    if side == "out":
-        return replace_at(value, key, tensor)
-    args, kwargs = value
-    head = key.partition(".")[0]
-    if head.isdigit() and int(head) < len(args):
-        return replace_at(tuple(args), key, tensor), kwargs
-    return args, replace_at(dict(kwargs), key, tensor)
-
-
-def inner_lengths(inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> frozenset[int]:
-    """Lengths of all axes but the first of a network's inputs."""
-    return frozenset(size for _, tensor in entries_of(inputs, "in") for size in tensor.shape[1:])
-
-
-def main_tensor(inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> Tensor | None:
-    """The first tensor among a module's inputs."""
-    found = entries_of(inputs, "in")
-    return found[0][1] if found else None
-
-
-def main_key(entries: Sequence[tuple[str, Tensor]]) -> str | None:
-    """The key of the tensor that a bare module name stands for: a known name, else the first with samples."""
-    keys = dict(entries)
-    for key in _MAIN_KEYS:
-        if key in keys:
-            return key
-    return next((key for key, tensor in entries if tensor.ndim > 0), entries[0][0] if entries else None)
-
-
-def replace_at(value: Any, key: str, tensor: Tensor) -> Any:
-    """``value`` with the tensor under ``key`` exchanged; containers are rebuilt, never changed in place."""
-    if key == "":
-        return tensor
-    head, _, rest = key.partition(".")
-    if isinstance(value, dict):
-        changed = {
-            name: replace_at(inner, rest, tensor) if str(name) == head else inner for name, inner in value.items()
-        }
-        return type(value)(**changed) if type(value) is not dict else changed
-    if isinstance(value, (tuple, list)):
-        items = [replace_at(inner, rest, tensor) if str(i) == head else inner for i, inner in enumerate(value)]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    return dataclasses.replace(value, **{head: replace_at(getattr(value, head), rest, tensor)})
+    return None
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from netloupe.core.batches import Batch, prepare
 from netloupe.core.errors import InputError, StoreError
+from netloupe.core.forward import run
 from netloupe.core.isolation import device_of, random_state
 from netloupe.core.progress import bar
 
@@ -98,6 +100,10 @@ def train(
     """
     if steps < 0 or batch_size < 1:
         raise InputError(f"steps is {steps} and batch_size {batch_size}; at least 0 and 1 are needed")
+    if precision not in ("float32", "bfloat16"):
+        raise InputError(f"precision is '{precision}', expected float32 or bfloat16")
+    if optimizer is None and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError("the network has no parameter that can be trained; thaw some with requires_grad_(True)")
     device = device_of(model)
     chosen = optimizer if isinstance(optimizer, Optimizer) else (optimizer or _adam)(model.parameters())
     rate = LambdaLR(chosen, _factor(schedule, warmup, steps))
@@ -106,7 +112,8 @@ def train(
     folder = None if checkpoint is None else Path(checkpoint)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16" and device.type == "cuda")
     was_training = [(module, module.training) for module in model.modules()]
-    with random_state(seed), bar(describe, steps, progress) as shown:
+    # training needs gradients also where the caller has turned them off
+    with torch.inference_mode(False), torch.enable_grad(), random_state(seed), bar(describe, steps, progress) as shown:
         feed = _feed(data, batch_size, seed)
         if folder is not None:
             first = _resume(folder, model, chosen, rate, history)
@@ -118,7 +125,7 @@ def train(
                 _seed_layers(seed * 1_000_003 + step)  # random layers repeat, also after a resume
                 batch = prepare(feed(step), model).to(device)
                 with autocast:
-                    value = loss(model(*batch.args, **batch.kwargs), batch)
+                    value = loss(run(model, batch), batch)
                 history.loss.append(float(value.detach()))
                 if not math.isfinite(history.loss[-1]):
                     history.state = "diverged"
@@ -139,10 +146,19 @@ def train(
 
 def cross_entropy(output: Any, batch: Batch) -> Tensor:
     """Cross-entropy of logits (the output itself, or its ``logits``) against the batch's labels."""
-    logits = output if isinstance(output, Tensor) else output.logits
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise InputError(f"the network gives a {type(output).__name__}, expected logits; give a loss of your own")
     if batch.labels is None:
         raise InputError("the batches carry no labels; give a loss that needs none, or (inputs, labels)")
-    return F.cross_entropy(logits, batch.labels.to(logits.device))
+    try:
+        return F.cross_entropy(logits, batch.labels.to(logits.device))
+    except (RuntimeError, IndexError, ValueError) as error:
+        low, high = float(batch.labels.min()), float(batch.labels.max())
+        raise InputError(
+            f"cross-entropy cannot compare logits of shape {tuple(logits.shape)} with {batch.labels.dtype} labels "
+            f"from {low:g} to {high:g} ({str(error).splitlines()[0]}); give class indices or a loss of your own"
+        ) from error
 
 
 def squared_error(output: Any, batch: Batch, n_classes: int | None = None) -> Tensor:
@@ -175,7 +191,15 @@ def _seed_layers(value: int) -> None:
         torch.cuda.manual_seed_all(value)
 
 
+def _seed_batch(value: int) -> None:
+    _seed_layers(value)
+    np.random.seed(value % 2**32)  # noqa: NPY002 - what loaders draw from
+    random.seed(value)
+
+
 def _step(value: Tensor, model: nn.Module, optimizer: Optimizer, rate: LambdaLR, clip: float | None) -> None:
+    if not value.requires_grad:
+        raise InputError("the loss does not depend on any trainable parameter, so nothing can be learned from it")
     optimizer.zero_grad(set_to_none=True)
     value.backward()
     if clip is not None:
@@ -208,7 +232,7 @@ def _feed(data: Any, batch_size: int, seed: int) -> Callable[[int], Any]:
     if callable(data):
         return lambda step: data(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
     if not isinstance(data, (tuple, list)) or not all(isinstance(column, (Tensor, np.ndarray)) for column in data):
-        return _cycle(data)
+        return _cycle(data, seed)
     columns: Sequence[Tensor] = [torch.as_tensor(column) for column in data]
     n_samples = len(columns[0])
     if n_samples == 0 or any(len(column) != n_samples for column in columns):
@@ -229,8 +253,12 @@ def _feed(data: Any, batch_size: int, seed: int) -> Callable[[int], Any]:
     return feed
 
 
-def _cycle(loader: Any) -> Callable[[int], Any]:
-    """Batch after batch of a loader, again from its start when it ends; a resumed run passes over what was seen."""
+def _cycle(loader: Any, seed: int) -> Callable[[int], Any]:
+    """Batch after batch of a loader, again from its start when it ends; a resumed run passes over what was seen.
+
+    A loader that shuffles or augments draws from the global generators: they are set for every batch, also for those
+    passed over, so that a resumed run is given the batches of an unbroken one.
+    """
     if not hasattr(loader, "__iter__"):
         raise InputError(
             f"training data is a {type(loader).__name__}, expected (inputs, labels), a loader or a function"
@@ -240,6 +268,7 @@ def _cycle(loader: Any) -> Callable[[int], Any]:
     def feed(step: int) -> Any:
         raw = None
         while state["next"] <= step:
+            _seed_batch(seed * 1_000_003 + state["next"])
             raw = next(state["batches"], None)
             if raw is None:
                 state["batches"] = iter(loader)
@@ -304,10 +333,11 @@ def _resume(folder: Path, model: nn.Module, optimizer: Optimizer, rate: LambdaLR
         tensors = load_file(str(newest))
         model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        first_line = str(error).splitlines()[0]
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
         raise StoreError(
-            f"checkpoint '{newest}' does not fit this network: {first_line}; remove it or change the folder"
+            f"checkpoint '{newest}' does not fit this network: {reason}; remove it or change the folder"
         ) from error
+    _require_same_optimizer(newest, meta["groups"], optimizer)
     state: dict[int, dict[str, Any]] = {int(index): dict(entry) for index, entry in meta["plain"].items()}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
@@ -317,6 +347,19 @@ def _resume(folder: Path, model: nn.Module, optimizer: Optimizer, rate: LambdaLR
     rate.last_epoch = meta["rate"]
     history.loss, history.watched = list(meta["loss"]), list(meta["watched"])
     return history.n_steps
+
+
+def _require_same_optimizer(checkpoint: Path, groups: list[dict[str, Any]], optimizer: Optimizer) -> None:
+    now = optimizer.state_dict()["param_groups"]
+    fits = len(now) == len(groups) and all(
+        set(mine) == set(theirs) and len(mine["params"]) == len(theirs["params"])
+        for mine, theirs in zip(now, groups, strict=True)
+    )
+    if not fits:
+        raise StoreError(
+            f"checkpoint '{checkpoint}' was written by another optimizer or other parameter groups; "
+            "use the same optimizer or change the folder"
+        )
 
 
 def checkpoints(folder: str | Path) -> Iterator[tuple[int, dict[str, Tensor]]]:
