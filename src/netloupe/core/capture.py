@@ -235,6 +235,8 @@ def observe(
     named: dict[str, dict[str, Statistic]] = {}
     infos: dict[str, SiteInfo] = {}
     n_samples = 0
+    if statistics:
+        options["nonfinite"] = "allow"  # every statistic refuses NaN and infinity itself: one look at the data less
     for captured in capture(model, data, sites, **options):
         feed(named, captured, statistics)
         infos, n_samples = captured.infos, n_samples + len(captured)

@@ -8,7 +8,7 @@ network. It copes with the cases in which an ordinary hook stays silent: the fus
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -68,13 +68,19 @@ def hidden_by_script(paths: dict[str, nn.Module], path: str) -> bool:
 
 
 @contextmanager
-def attach(model: nn.Module, targets: Sequence[tuple[str, Side]], visitor: Visitor) -> Iterator[None]:
+def attach(
+    model: nn.Module,
+    targets: Sequence[tuple[str, Side]],
+    visitor: Visitor,
+    paths: Mapping[str, nn.Module] | None = None,
+) -> Iterator[None]:
     """Calls ``visitor`` at each target while the block runs; what it returns (unless None) replaces the value.
 
     For ``"in"`` the value is ``(args, kwargs)`` and so must be the replacement. Hooks are removed on exit,
-    also after an exception, and the fused attention path and compilation are off only inside the block.
+    also after an exception, and the fused attention path and compilation are off only inside the block. ``paths`` saves
+    the walk over the network where many blocks follow each other.
     """
-    paths = module_paths(model)
+    paths = module_paths(model) if paths is None else paths
     wanted: dict[str, set[Side]] = {}
     for path, side in targets:
         wanted.setdefault(path, set()).add(side)

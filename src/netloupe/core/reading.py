@@ -151,7 +151,7 @@ class Reader:
             self._turn,
             guest(self.model, self.mode, seed, self._buffers),
             torch.set_grad_enabled(self.gradients),
-            attach(self.model, self._sides(), visit),
+            attach(self.model, self._sides(), visit, self.paths),
         ):
             output = run(self.model, batch if self.gradients else with_own_inputs(batch))
         return fired, output

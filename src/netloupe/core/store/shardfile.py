@@ -125,7 +125,7 @@ class PartialFile:
 
         Linux starts writing dirty pages on this advice and keeps them cached; elsewhere it is at most a hint.
         """
-        if hasattr(os, "posix_fadvise"):
+        if hasattr(os, "posix_fadvise") and self._descriptor is not None:
             with suppress(OSError):
                 os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_DONTNEED)
 
