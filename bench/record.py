@@ -30,7 +30,6 @@ def raw_write(path: Path, n_batches: int, block: bytes) -> None:
         for _ in range(n_batches * len(SITES)):
             opened.write(block)
         os.fsync(opened.fileno())
-    path.unlink()
 
 
 def with_torch_save(model: torch.nn.Module, batches: list[torch.Tensor], path: Path) -> None:
@@ -40,7 +39,6 @@ def with_torch_save(model: torch.nn.Module, batches: list[torch.Tensor], path: P
         torch.save({site: torch.cat(parts) for site, parts in kept.items()}, opened)
         opened.flush()
         os.fsync(opened.fileno())
-    path.unlink()
 
 
 def with_zarr(model: torch.nn.Module, batches: list[torch.Tensor], folder: Path) -> None:
@@ -58,7 +56,6 @@ def with_zarr(model: torch.nn.Module, batches: list[torch.Tensor], folder: Path)
         for site, parts in kept.items():
             arrays[site][done : done + len(batch)] = parts[0].numpy()
         done += len(batch)
-    shutil.rmtree(folder)
 
 
 def with_datasets(model: torch.nn.Module, batches: list[torch.Tensor], folder: Path) -> None:
@@ -74,13 +71,18 @@ def with_datasets(model: torch.nn.Module, batches: list[torch.Tensor], folder: P
             writers[site].write_batch({"values": parts[0].numpy()})
     for writer in writers.values():
         writer.finalize()
-    shutil.rmtree(folder)
 
 
 def ours(model: torch.nn.Module, batches: list[torch.Tensor], folder: Path) -> None:
     """netloupe."""
     record(model, batches, SITES, to=folder)
-    shutil.rmtree(folder)
+
+
+def clear(root: Path) -> None:
+    """Removes what a run wrote and lets the disk come to rest, so that no side pays for the one before."""
+    for entry in root.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    os.sync()
 
 
 def peak(n_batches: int, folder: Path) -> float:
@@ -114,14 +116,15 @@ def main() -> None:
             "zarr": lambda: with_zarr(model, batches, root / "zarr"),
             "datasets": lambda: with_datasets(model, batches, root / "arrow"),
         }
-        seconds = alternate(sides, options.repeats)
+        seconds = alternate(sides, options.repeats, between=lambda: clear(root))
         print(
             f"{options.batches} batches, {options.batches * 6 * len(block) / 2**20:.0f} MiB, {torch.get_num_threads()} threads, contents agree"
         )
         print_table(seconds, "bare forward")
         allowed = np.maximum(seconds["bare forward"], seconds["raw write"])
         print(f"  goal: at least 0.85 of what is allowed; measured {ratio(allowed, seconds['netloupe']):.3f}")
-        low, high = peak(4, root / "peak"), peak(24, root / "peak")
+        low = peak(4, root / "short")
+        high = peak(24, root / "long")
         print(f"  peak memory with 4 batches {low:.0f} MB, with 24 {high:.0f} MB")
 
 

