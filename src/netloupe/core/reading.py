@@ -67,9 +67,7 @@ class Target:
 class Reader:
     """Runs ``model`` on prepared batches and hands out the raw tensors of the selected sites.
 
-    ``gradients=True`` keeps the graph and the caller's mode of differentiation; otherwise nothing is recorded
-    for backward. A network on any device is read where it is. Passes take turns where several threads read: they
-    share the network's modes and the process's random state.
+    Nothing is recorded for backward (:func:`netloupe.tap` keeps the graph). A network on any device is read where it is.
     """
 
     _turn = threading.RLock()
@@ -82,10 +80,9 @@ class Reader:
         mode: Mode = "eval",
         seed: int | None = 0,
         unit_axis: dict[str, int] | None = None,
-        gradients: bool = False,
         batch_axis: int = 0,
     ) -> None:
-        self.model, self.seed, self.gradients, self.batch_axis = model, seed, gradients, batch_axis
+        self.model, self.seed, self.batch_axis = model, seed, batch_axis
         self.mode: Mode = mode
         self.paths = module_paths(model)
         self.selected = select(model, sites)
@@ -150,10 +147,10 @@ class Reader:
         with (
             self._turn,
             guest(self.model, self.mode, seed, self._buffers),
-            torch.set_grad_enabled(self.gradients),
+            torch.no_grad(),
             attach(self.model, self._sides(), visit, self.paths),
         ):
-            output = run(self.model, batch if self.gradients else with_own_inputs(batch))
+            output = run(self.model, with_own_inputs(batch))
         return fired, output
 
     def _sides(self) -> list[tuple[str, Side]]:
@@ -171,8 +168,6 @@ class Reader:
 
     def _safe(self, fired: dict[Place, Fired], output: Any) -> dict[Place, Fired]:
         """The same tensors, copied where the network keeps their memory for itself and may fill it anew."""
-        if self.gradients:
-            return fired
         kept = [tensor for seen in fired.values() for tensor in (seen.raw, seen.source) if tensor is not None]
         holders = Holders(self.model, [*kept, *(tensor for _, tensor in flatten(output))])
         return {
