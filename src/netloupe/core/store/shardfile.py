@@ -27,9 +27,10 @@ from netloupe.core.store.spec import SiteSpec
 _ALIGNMENT = 64  # the values start at a multiple of this, enough for every number type and for vector loads
 _PAGES = 16384  # ... or, in large shards, of this, which the pages of all common machines divide; see mapping.py
 _LARGE = 16 * _PAGES
-# hashed and written piece by piece, so that a piece is still in the processor's cache when it is written; large pieces
-# let the kernel cache the file in large pages, which makes the first random reads faster than pieces of 1 MiB would
-_CHUNK = 1 << 22
+# hashed and written piece by piece, so that a piece is still in the processor's cache when it is written. A piece of 2 MiB
+# is one large page: the kernel caches the file in such pages, which makes the first random reads fast. For larger pieces it
+# looks for longer runs of free memory, which takes three times the processor's time beside a network that runs.
+_CHUNK = 1 << 21
 
 
 def _header_json(spec: SiteSpec, rows: int) -> bytes:
