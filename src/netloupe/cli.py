@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,7 +36,7 @@ class Inspect:
     model: Positional[str] = "digits-cnn"
     """recipe, package.module:name[@weights], .pt2 export, or Hugging Face folder or name"""
     data: Positional[str | None] = None
-    """digits, fashion-mnist[=FOLDER], stdlib-text, a .npz, .npy, .csv or .txt file, an image folder, or package.module:name"""
+    """digits, fashion-mnist[=FOLDER], stdlib-text, stdlib-bytes, a .npz, .npy, .csv or .txt file, a folder, or package.module:name"""
     sites: tuple[str, ...] = ()
     """names or globs of sites; all by default"""
     lenses: tuple[str, ...] = ()
@@ -46,6 +46,8 @@ class Inspect:
     samples: int | None = None
     """how many samples to read; 2,000 by default, 256 of text"""
     batch_size: int = 64
+    sequence: bool = False
+    """the samples follow each other in time, as frames of a video do"""
     weights: str | None = None
     """a safetensors or state-dict file for MODEL"""
     download: bool = False
@@ -59,6 +61,7 @@ class Inspect:
 
         _require_folder(self.out)
         subject, data = _subject_and_data(self)
+        data = replace(data, sequence=data.sequence or self.sequence)
         found = inspect(subject, data, self.sites, self.lenses, progress=True)
         path = write_report(found, self.out)
         document = {**found.document(), "report": str(path)}

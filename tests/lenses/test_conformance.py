@@ -23,21 +23,28 @@ from netloupe.core.lens import INVARIANCES, Lens, find_lenses, get_lens
 from netloupe.core.store import SiteSpec, Store, StoreWriter
 
 LENSES = find_lenses()
-N, D, D_OTHER, K = 60, 6, 4, 3
+N, D, D_OTHER, K, P = 60, 6, 4, 3, 5
 ARRAYS = ("features", "labels", "other", "weight", "bias", "mask")
 # A lens that asks the network itself is checked in its own tests; the array lenses are checked here.
 OF_ARRAYS = [lens for lens in LENSES.values() if set(lens.needs) <= set(ARRAYS)]
 every_lens = pytest.mark.parametrize("lens", OF_ARRAYS, ids=lambda lens: lens.name)
 
 
-def material(seed: int = 0, dtype: torch.dtype = torch.float64, n: int = N) -> dict[str, torch.Tensor]:
-    """Classes with means of their own, some exact zeros, and a second representation of the same samples."""
+def material(
+    seed: int = 0, dtype: torch.dtype = torch.float64, n: int = N, positions: bool = False
+) -> dict[str, torch.Tensor]:
+    """Classes with means of their own, some exact zeros, and a second representation of the same samples.
+
+    With ``positions`` every sample has ``P`` of them around its features.
+    """
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % K
     means = 2 * torch.randn(K, D, generator=generator)
     features = means[labels] + torch.randn(n, D, generator=generator)
     other = features @ torch.randn(D, D_OTHER, generator=generator) + torch.randn(n, D_OTHER, generator=generator)
     weight, bias = torch.randn(K, D, generator=generator), torch.randn(K, generator=generator)
+    if positions:
+        features = features[:, None] + torch.randn(n, P, D, generator=generator)
     given_ = {"features": features, "other": other, "weight": weight, "bias": bias}
     return {**{name: value.to(dtype) for name, value in given_.items()}, "labels": labels}
 
@@ -76,7 +83,7 @@ def test_question_needs_and_docstring(lens: Lens):
 @every_lens
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_every_dtype_and_numpy_give_a_finding_that_repeats(lens: Lens, dtype: torch.dtype):
-    given_ = material(dtype=dtype)
+    given_ = material(dtype=dtype, positions=lens.positions)
     before = {name: value.clone() for name, value in given_.items()}
     finding = ask(lens, given_)
     assert isinstance(finding, Finding)
@@ -91,7 +98,9 @@ def test_every_dtype_and_numpy_give_a_finding_that_repeats(lens: Lens, dtype: to
 @every_lens
 @pytest.mark.parametrize("optional", [False, True])
 def test_summary_is_explained_saved_loaded_and_drawn(lens: Lens, optional: bool, tmp_path: Path):
-    finding = ask(lens, material(), optional).in_context(site="layer", n_samples=N, options={"pool": "mean"})
+    finding = ask(lens, material(positions=lens.positions), optional).in_context(
+        site="layer", n_samples=N, options={"pool": "mean"}
+    )
     summary = finding.summary()
     assert summary
     assert all(isinstance(value, float) and np.isfinite(value) for value in summary.values())
@@ -110,7 +119,7 @@ def test_summary_is_explained_saved_loaded_and_drawn(lens: Lens, optional: bool,
 
 @every_lens
 def test_a_stored_site_gives_what_memory_gives(lens: Lens, tmp_path: Path):
-    given_ = material()
+    given_ = material(positions=lens.positions)
     sites = {name: given_[name] for name in ("features", "other") if name in lens.needs}
     with StoreWriter(tmp_path / "s", {k: SiteSpec.like(v) for k, v in sites.items()}, rows_per_shard=16) as writer:
         for start in range(0, N, 7):
@@ -123,7 +132,7 @@ def test_a_stored_site_gives_what_memory_gives(lens: Lens, tmp_path: Path):
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_declared_invariances_hold(lens: Lens, seed: int):
-    given_ = material(seed)
+    given_ = material(seed, positions=lens.positions)
     expected = ask(lens, given_)
     draw = torch.Generator().manual_seed(seed + 1)
     rows, units = torch.randperm(N, generator=draw), torch.randperm(D, generator=draw)
@@ -132,7 +141,7 @@ def test_declared_invariances_hold(lens: Lens, seed: int):
     per_sample = {name: given_[name][rows] for name in ("features", "other", "labels")}
     changes = {
         "sample permutation": per_sample,
-        "unit permutation": {"features": features[:, units]},
+        "unit permutation": {"features": features[..., units]},
         "rotation": {"features": features @ rotation},
         "scale": {"features": 3.7 * features},
         "translation": {"features": features + 5 * torch.randn(D, generator=draw, dtype=torch.float64)},
@@ -143,14 +152,15 @@ def test_declared_invariances_hold(lens: Lens, seed: int):
 
 @every_lens
 def test_bad_input_is_one_sentence(lens: Lens):
-    good = material()
+    good = material(positions=lens.positions)
     features, labels, other = good["features"], good["labels"], good["other"]
+    spots = torch.eye(N, D).bool().reshape(N, *[1] * lens.positions, D)
     cases: dict[str, dict[str, Any]] = {
-        "NaN": {"features": features.masked_fill(torch.eye(N, D).bool(), float("nan"))},
-        "infinity": {"features": features.masked_fill(torch.eye(N, D).bool(), float("inf"))},
+        "NaN": {"features": features.masked_fill(spots, float("nan"))},
+        "infinity": {"features": features.masked_fill(spots, float("inf"))},
         "no samples": {name: good[name][:0] for name in ("features", "labels", "other")},
-        "no units": {"features": features[:, :0]},
-        "one axis": {"features": features[:, 0]},
+        "no units": {"features": features[..., :0]},
+        "one axis": {"features": features.reshape(N, -1)[:, 0]},
         "four axes": {"features": features[:, :, None, None]},
         "words": {"features": np.array([["a"] * D] * N)},
         "nothing": {"features": None},
@@ -178,10 +188,10 @@ def test_a_streaming_lens_concludes_the_same(lens: Lens):
     if lens.conclude is None:
         assert not lens.statistics
         return
-    given_ = material()
+    given_ = material(positions=lens.positions)
     parts = [{name: factory() for name, factory in lens.statistics.items()} for _ in range(2)]
     for half, rows in zip(parts, (slice(0, 20), slice(20, N))):
         for statistic in half.values():
-            statistic.update(given_["features"][rows], labels=given_["labels"][rows])
+            statistic.update(given_["features"][rows], labels=given_["labels"][rows], samples=torch.arange(N)[rows])
     merged = {name: statistic.merge(parts[1][name]) for name, statistic in parts[0].items()}
     close(lens.conclude(merged), ask(lens, given_))

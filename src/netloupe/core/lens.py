@@ -32,11 +32,15 @@ class Lens:
     question : what it answers, a question in plain words.
     needs, optional : names of its array parameters (from ``NEEDS``). ``other`` means it compares two sites.
     pooled : True if it wants ``(sample, unit)``; sites with positions are pooled first.
+    positions : True if it needs ``(sample, position, unit)``; such a lens refuses sites without positions.
     min_samples : fewest samples it can answer for.
     invariances : changes of the input that leave ``summary()`` alone (from ``INVARIANCES``); tested.
     statistics, conclude : for a lens that one pass can answer: factories of mergeable statistics, and the
         function from these (by name) to the finding. Then it also runs during a recording and on a cluster.
     limit : most samples it takes, where it cannot stream; None for no limit.
+    sequence : True if samples must follow each other in time (frames of a video, steps of an episode).
+
+    A lens that needs ``model`` and ``data`` is asked once for the whole network, with batches that can be read again.
     """
 
     name: str
@@ -50,6 +54,8 @@ class Lens:
     statistics: Mapping[str, Callable[[], Statistic]] = field(default_factory=dict)
     conclude: Callable[[Mapping[str, Statistic]], Finding] | None = None
     limit: int | None = None
+    positions: bool = False
+    sequence: bool = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Finding:
         return self.function(*args, **kwargs)
@@ -58,6 +64,11 @@ class Lens:
     def compares(self) -> bool:
         """Whether it takes two sites (or two networks)."""
         return "other" in self.needs
+
+    @property
+    def of_network(self) -> bool:
+        """Whether it asks the network itself instead of one site's activations."""
+        return "model" in self.needs
 
 
 def lens(
@@ -71,6 +82,8 @@ def lens(
     statistics: Mapping[str, Callable[[], Statistic]] | None = None,
     conclude: Callable[[Mapping[str, Statistic]], Finding] | None = None,
     limit: int | None = None,
+    positions: bool = False,
+    sequence: bool = False,
 ) -> Callable[[F], F]:
     """Declares a function as a lens (fields: :class:`Lens`); the function itself is returned unchanged."""
 
@@ -84,7 +97,7 @@ def lens(
         folder = function.__module__.removeprefix("netloupe.lenses.").rpartition(".")[0] or "user"
         declared = Lens(
             f"{folder}.{function.__name__}", question, function, needs, optional, pooled, min_samples,
-            invariances, statistics or {}, conclude, limit,
+            invariances, statistics or {}, conclude, limit, positions, sequence,
         )  # fmt: skip
         function.lens = declared  # type: ignore[attr-defined]
         return function

@@ -14,11 +14,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from netloupe.core.capture import run_all
 from netloupe.core.errors import InputError, StoreError, SubjectError
 from netloupe.core.isolation import pinned_threads
+from netloupe.core.losses import next_token_loss
 from netloupe.core.training import accuracy, train
+from netloupe.data.bytes_text import byte_batches, byte_windows, stdlib_bytes, unigram_entropy
 from netloupe.data.digits import digits_split
+from netloupe.data.fashion_mnist import fashion_mnist
+from netloupe.models.gpt import ByteGPT
 from netloupe.models.small import DigitsCNN, mlp
+from netloupe.models.vit import ViT
+
+FASHION_STEPS = 2000
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,39 @@ def _train_digits(model: nn.Module, progress: bool) -> dict[str, float]:
     }
 
 
+def _train_fashion(model: nn.Module, progress: bool) -> dict[str, float]:
+    (inputs, labels), (test_inputs, test_labels) = fashion_mnist("train"), fashion_mnist("test")
+    adam = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    history = train(
+        model, (inputs, labels), steps=FASHION_STEPS, batch_size=64, optimizer=adam, schedule="cosine", warmup=100,
+        seed=0, clip=1.0, progress=progress, describe="training on Fashion-MNIST",
+    )  # fmt: skip
+    return {
+        "steps": float(history.n_steps),
+        "train_accuracy": accuracy(model, inputs[:10_000], labels[:10_000]),
+        "test_accuracy": accuracy(model, test_inputs, test_labels),
+    }
+
+
+def _train_bytes(model: nn.Module, progress: bool) -> dict[str, float]:
+    """Nats a byte on docstrings that were not trained on, beside what the frequencies of bytes alone give."""
+    held_out = stdlib_bytes("validation")
+    adam = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1, betas=(0.9, 0.95))
+    history = train(
+        model, byte_batches(stdlib_bytes("train"), 64, 24), steps=500, optimizer=adam, loss=next_token_loss,
+        schedule="cosine", warmup=30, seed=0, clip=1.0, progress=progress, describe="training on the standard library's text",
+    )  # fmt: skip
+    windows = byte_windows(held_out, 64, min(512, len(held_out) // 64))
+    total = 0.0
+    for output, batch in run_all(model, windows, batch_size=64):
+        total += float(next_token_loss(output, batch)) * batch.n_samples
+    return {
+        "steps": float(history.n_steps),
+        "test_loss": total / len(windows),
+        "unigram_entropy": unigram_entropy(held_out),
+    }
+
+
 def _digits_cnn() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -60,6 +101,18 @@ RECIPES: dict[str, Recipe] = {
     "digits-mlp": Recipe(
         "digits-mlp", "a perceptron with two hidden layers of 128 on 8x8 handwritten digits",
         lambda: mlp(64, (128, 128), 10, random_state=0), _train_digits, "digits",
+    ),
+    "digits-vit": Recipe(
+        "digits-vit", "a vision transformer of three blocks on 8x8 handwritten digits",
+        lambda: ViT(8, 2, 10, d_model=48, d_ff=192, random_state=0), _train_digits, "digits",
+    ),
+    "fashion-vit": Recipe(
+        "fashion-vit", "a vision transformer of four blocks on Fashion-MNIST (its idx files must lie on this machine)",
+        lambda: ViT(28, 7, 10, d_model=64, d_ff=256, n_layers=4, random_state=0), _train_fashion, "fashion-mnist",
+    ),
+    "stdlib-gpt": Recipe(
+        "stdlib-gpt", "a byte-level language model of four gated blocks on the docstrings of Python's standard library",
+        lambda: ByteGPT(96, 4, 4, 256, 64, random_state=0), _train_bytes, "stdlib-bytes",
     ),
 }  # fmt: skip
 

@@ -18,11 +18,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from netloupe.core.errors import StoreError
+from netloupe.core.finding import Finding
 from netloupe.core.sites import SiteInfo
 from netloupe.report import words
 from netloupe.report.examples import Gallery, UnitExamples
 from netloupe.report.figures import finding_figure, heat_map, histogram, zero_share
-from netloupe.report.inspection import Asked, Inspection
+from netloupe.report.inspection import NETWORK, Asked, Inspection
 
 OPEN_SITES = 3  # the sections of a network of at most so many sites are open from the start
 BASIC = {
@@ -46,10 +47,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Answer:
-    """One lens's answer at one site: ``rows`` of name, value and meaning, or the sentence why there is none."""
+    """One lens's answer at one site: in plain words, as ``rows`` of name, value and meaning; or why there is none."""
 
     lens: str
     question: str
+    paragraph: str
     rows: list[tuple[str, str, str]]
     figure: Markup | None
     refusal: str
@@ -115,7 +117,7 @@ def render(inspection: Inspection) -> str:
     }
     columns, script = _columns(inspection), _asset("page.js")
     return environment.get_template("page.html").render(
-        inspection=inspection, sites=sites, groups=grouped(sites), columns=columns, spans=_spans(columns),
+        inspection=inspection, sites=sites, whole=_whole(inspection), groups=grouped(sites), columns=columns, spans=_spans(columns),
         headlines=words.headlines(inspection), plural=words.plural, pictures=gallery.pictures, ratio=gallery.ratio,
         basic=BASIC, n_units=sum(site.n_units for site in inspection.sites), open_sites=len(sites) <= OPEN_SITES,
         map=heat_map(inspection.similarity(), inspection.compared) if len(inspection.compared) > 1 else None,
@@ -148,6 +150,12 @@ def _site(inspection: Inspection, gallery: Gallery, index: int) -> SiteView:
     )
 
 
+def _whole(inspection: Inspection) -> list[Answer]:
+    """What lenses said that ask the network itself; refusals stand with the lenses."""
+    asked = [one for one in inspection.at(NETWORK) if one.finding is not None]
+    return [_answer(one, f"n{number}") for number, one in enumerate(asked)]
+
+
 def shape_of(info: SiteInfo) -> str:
     """``8\u00d78 \u00b7 16`` for a map of sixteen channels, ``64`` for a vector: positions, then units."""
     places = "\u00d7".join(map(str, info.position_shape)) if info.n_positions > 1 else ""
@@ -166,12 +174,16 @@ def _basics(inspection: Inspection, site: str) -> dict[str, float]:
 
 def _answer(asked: Asked, key: str) -> Answer:
     if asked.finding is None:
-        return Answer(asked.lens.name, asked.lens.question, [], None, asked.refusal)
+        return Answer(asked.lens.name, asked.lens.question, "", [], None, asked.refusal)
     rows = [
         (words.readable(name), words.number(value), asked.finding.meanings.get(name, ""))
         for name, value in asked.finding.summary().items()
     ]
-    return Answer(asked.lens.name, asked.lens.question, rows, finding_figure(asked.finding, key), "")
+    own_words = type(asked.finding).paragraph is not Finding.paragraph  # else it would only repeat the rows
+    paragraph = asked.finding.paragraph() if own_words else ""
+    return Answer(
+        asked.lens.name, asked.lens.question, paragraph, rows, finding_figure(asked.finding, key), ""
+    )  # fmt: skip
 
 
 def _columns(inspection: Inspection) -> list[Column]:
@@ -184,7 +196,7 @@ def _columns(inspection: Inspection) -> list[Column]:
     titles = {("values", name): meaning for name, meaning in BASIC.items()}
     place = {name: index for index, name in enumerate(names)}
     for asked in inspection.answers:
-        if asked.finding is None or asked.other is not None:
+        if asked.finding is None or asked.other is not None or asked.site not in place:
             continue
         for name, value in asked.finding.summary().items():
             key = (asked.lens.name, name)

@@ -35,7 +35,9 @@ from netloupe.report.batches import within_memory
 from netloupe.subjects import Data, Subject
 
 TOP_SAMPLES = 6
+_NO_SEQUENCE = "needs samples that follow each other in time; say so with --sequence where they do"
 MOST_COMPARED = 24  # sites in the similarity map; more are thinned evenly
+NETWORK = "(network)"  # the place of an answer that is about no single site
 ALWAYS: dict[str, Any] = {"moments": Moments, "quantiles": Quantiles, "top": lambda: TopK(TOP_SAMPLES)}
 
 
@@ -81,14 +83,14 @@ class Inspection:
             "subject": {"model": self.subject.identity, "data": self.data.identity, "n_samples": self.n_samples},
             "sites": [{"name": site.name, "shape": list(site.shape)} for site in self.sites],
             "findings": [
-                {"lens": a.lens.name, "site": a.place, "summary": plain(a.finding.summary())}
+                {"lens": a.lens.name, "site": a.place, "summary": plain(a.finding.summary()), "paragraph": a.finding.paragraph()}
                 for a in self.answers if a.finding is not None
             ],
             "refused": [{"lens": a.lens.name, "site": a.site, "why": a.refusal} for a in self.answers if a.refusal],
         }  # fmt: skip
 
     def at(self, site: str) -> list[Asked]:
-        """Every lens asked at one site alone."""
+        """Every lens asked at one site alone; ``NETWORK`` for those that ask the whole network."""
         return [asked for asked in self.answers if asked.site == site and asked.other is None]
 
     def similarity(self) -> np.ndarray:
@@ -115,6 +117,7 @@ def inspect(
 
     Positions are seen by the one-pass lenses; lenses that need all rows get samples with positions averaged. A lens
     that refuses a site (classes missing, nothing varies) is listed with its sentence, it does not end the inspection.
+    Lenses that ask the network itself run it on the same batches, once.
     """
     started = time.perf_counter()
     asked = [get_lens(name) for name in lenses] if lenses else list(find_lenses().values())
@@ -125,9 +128,13 @@ def inspect(
     answers: list[Asked] = []
     classifier = _classifier(subject.model, batches, list(observation.infos))
     names = list(observation.infos)
-    singles = [lens for lens in asked if not lens.compares]
+    for lens in (lens for lens in asked if lens.of_network):
+        answers.append(_ask_network(lens, subject.model, batches))
+    singles = [lens for lens in asked if not lens.compares and not lens.of_network]
+    unordered = [] if data.sequence else [lens for lens in singles if lens.sequence]
+    answers += [Asked(lens, NETWORK, refusal=f"{lens.name} {_NO_SEQUENCE}") for lens in unordered]
     for site in track(names, "asking", len(names), progress):
-        for lens in singles:
+        for lens in (lens for lens in singles if lens not in unordered):
             answers.append(_ask(lens, site, store, observation, with_labels, classifier))
     compared = _thinned([name for name in names if observation[name]["moments"].result().variance.sum() > 0])
     for lens in (lens for lens in asked if lens.compares):
@@ -185,6 +192,13 @@ def _ask(
         return Asked(lens, site, refusal=str(error))
 
 
+def _ask_network(lens: Lens, model: nn.Module, batches: Iterable[Any]) -> Asked:
+    try:
+        return Asked(lens, NETWORK, None, lens.function(model=model, data=batches))
+    except NetloupeError as error:
+        return Asked(lens, NETWORK, refusal=str(error))
+
+
 def _compare(lens: Lens, one: str, two: str, store: Store) -> Asked:
     try:
         return Asked(lens, one, two, lens.function(store[one], store[two]))
@@ -232,7 +246,7 @@ def _recorded(
 ) -> tuple[Store, Observation]:
     """The recording and its statistics, from the cache where the same question was asked before."""
     statistics: dict[str, Any] = dict(ALWAYS)
-    for lens in lenses:
+    for lens in (lens for lens in lenses if data.sequence or not lens.sequence):
         statistics |= {f"{lens.name}/{name}": factory for name, factory in lens.statistics.items()}
     key = {
         "model": subject.identity, "data": data.identity, "sites": list(sites or []), "statistics": sorted(statistics),

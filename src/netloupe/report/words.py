@@ -131,7 +131,8 @@ def _everywhere(values: Sequence[tuple[float, str]]) -> Markup:
 def _dead(inspection: Inspection) -> list[Markup]:
     counted = []
     for asked in inspection.answers:
-        if asked.finding is not None and asked.other is None and "dead_fraction" in asked.finding.meanings:
+        known = asked.site in inspection.observation.infos
+        if asked.finding is not None and asked.other is None and known and "dead_fraction" in asked.finding.meanings:
             width = inspection.observation.infos[asked.site].n_units
             counted.append((round(asked.finding.summary()["dead_fraction"] * width), asked.site, width))
     found = sorted((row for row in counted if row[0]), reverse=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from netloupe.core.batches import batches_of, prepare
 from netloupe.core.errors import SubjectError
 from netloupe.data import digits, fashion_mnist, stdlib_docstrings
+from netloupe.data.bytes_text import byte_windows, characters, stdlib_bytes
 from netloupe.subjects.files import BUILT_IN, FORMS, ImageFolder, read_array, read_csv, read_npz, read_text
 from netloupe.subjects.importing import call, import_object, is_reference
 from netloupe.subjects.models import Subject
@@ -35,7 +36,8 @@ class Shown:
 class Data:
     """Batches for one network: ``batches`` can be iterated any number of times.
 
-    ``labels`` int64 ``(sample,)`` where they are known beforehand; ``show(i)`` gives sample ``i`` to a person.
+    ``labels`` int64 ``(sample,)`` where they are known beforehand; ``show(i)`` gives sample ``i`` to a person. ``sequence``
+    says that samples follow each other in time.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Data:
     class_names: tuple[str, ...] | None = None
     show: Callable[[int], Shown] | None = None
     identity: dict[str, Any] = field(default_factory=dict)
+    sequence: bool = False
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.batches)
@@ -82,11 +85,12 @@ class Texts:
 
 @dataclass(frozen=True)
 class Arrays:
-    """Inputs ``(sample, ...)`` and labels."""
+    """Inputs ``(sample, ...)`` and labels; ``as_text`` tells how a person reads a sample of token numbers."""
 
     inputs: Any
     labels: Tensor | None = None
     class_names: tuple[str, ...] | None = None
+    as_text: Callable[[Tensor], tuple[str, ...]] | None = None
 
 
 def _raw(argument: str, subject: Subject) -> Any:
@@ -95,6 +99,9 @@ def _raw(argument: str, subject: Subject) -> Any:
         return Arrays(*digits())
     if argument == "stdlib-text":
         return Texts(stdlib_docstrings())
+    if argument == "stdlib-bytes":
+        length = min(128, int(getattr(subject.model, "context", 64)))
+        return Arrays(byte_windows(stdlib_bytes("validation"), length), as_text=characters)
     if argument.partition("=")[0] == "fashion-mnist":
         return Arrays(*fashion_mnist("test", argument.partition("=")[2] or None))
     if is_reference(argument):
@@ -172,9 +179,12 @@ def _array_data(name: str, raw: Arrays, subject: Subject, limit: int | None, bat
     first = batches.inputs(0, 1)
     seen = _as_input(raw.inputs[:1], subject.model)  # images stay pictures to a person where a network takes them flat
     kind: Kind = "image" if seen.ndim == 4 and seen.shape[1] in (1, 3) else "vector" if first.ndim == 2 else "other"
+    kind = kind if raw.as_text is None else "text"
 
     def show(index: int) -> Shown:
         caption = _caption(index, labels, raw.class_names)
+        if raw.as_text is not None:
+            return Shown(tokens=raw.as_text(torch.as_tensor(raw.inputs[index])), caption=caption)
         if kind != "image":
             return Shown(caption=caption)
         return Shown(image=_picture(_as_input(raw.inputs[index : index + 1], subject.model)[0]), caption=caption)

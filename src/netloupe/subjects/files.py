@@ -14,9 +14,9 @@ from torch import Tensor
 
 from netloupe.core.errors import MissingExtraError, SubjectError
 
-BUILT_IN = ("digits", "fashion-mnist", "stdlib-text")
+BUILT_IN = ("digits", "fashion-mnist", "stdlib-text", "stdlib-bytes")
 FORMS = (
-    "digits, fashion-mnist[=FOLDER], stdlib-text, a .npz, .npy, .csv or .txt file, a folder with one subfolder of images "
+    "digits, fashion-mnist[=FOLDER], stdlib-text, stdlib-bytes, a .npz, .npy, .csv or .txt file, a folder with one subfolder of images "
     "a class, or package.module:name"
 )
 INPUT_KEYS = ("inputs", "x", "X", "features", "images", "data", "input_ids", "x_test", "arr_0")

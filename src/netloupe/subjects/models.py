@@ -16,7 +16,7 @@ from netloupe.models.recipes import RECIPES, trained
 from netloupe.subjects.importing import call, import_object, is_reference
 
 FORMS = (
-    "a recipe (digits-cnn, digits-mlp, minilm), package.module:name, package.module:name@weights.safetensors, "
+    f"a recipe ({', '.join(RECIPES)}, minilm), package.module:name, package.module:name@weights.safetensors, "
     "a .pt2 export, or a Hugging Face folder or name"
 )
 TOKENIZER_FILES = (
