@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         steer,
     )
     from netloupe.core.lens import find_lenses, lens
+    from netloupe.core.monitor import Monitor, monitor
     from netloupe.core.recording import record
     from netloupe.core.statistics import (
         Counts,
@@ -56,6 +57,7 @@ _PLACES = {
         "Edit", "ablate", "clamp", "intervene", "patch", "project_out", "replace_with", "scale", "steer",
     ),
     "netloupe.core.lens": ("find_lenses", "lens"),
+    "netloupe.core.monitor": ("Monitor", "monitor"),
     "netloupe.core.recording": ("record",),
     "netloupe.core.statistics": (
         "Counts", "Covariance", "CrossCovariance", "Histogram", "LabelMoments", "Moments", "Quantiles", "TopK",
