@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from netloupe import lenses as lenses
+    from netloupe.core.asking import ask, watching
     from netloupe.core.capture import Captured, Observation, capture, list_sites, observe, tap
     from netloupe.core.engine import LocalEngine, RayEngine
     from netloupe.core.errors import NetloupeError
@@ -48,6 +49,7 @@ __version__ = "0.1.0"
 
 # name -> module; a name is imported when it is first used, so that `import netloupe` costs nothing
 _PLACES = {
+    "netloupe.core.asking": ("ask", "watching"),
     "netloupe.core.capture": ("Captured", "Observation", "capture", "list_sites", "observe", "tap"),
     "netloupe.core.engine": ("LocalEngine", "RayEngine"),
     "netloupe.core.errors": ("NetloupeError",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import math
 import os
@@ -9,7 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ from netloupe.core.errors import InputError, StoreError
 from netloupe.core.forward import run
 from netloupe.core.isolation import device_of, random_state
 from netloupe.core.progress import bar
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Loss = Callable[[Any, Batch], Tensor]
 Watch = Callable[[nn.Module, int], Mapping[str, float]]
@@ -51,6 +55,17 @@ class History:
     def column(self, name: str) -> np.ndarray:
         """One watched number over time; NaN where it was not measured."""
         return np.array([row.get(name, math.nan) for row in self.watched])
+
+    def plot(self, axes: Axes, *names: str) -> None:
+        """Watched numbers against steps; a name may be a glob, such as ``*/sparsity/active_fraction``."""
+        known = list(dict.fromkeys(name for row in self.watched for name in row if name != "step"))
+        chosen = [name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in names)]
+        if not chosen:
+            raise InputError(f"nothing watched is called {', '.join(names)}; there are {', '.join(known[:6])}")
+        for name in chosen:
+            axes.plot(self.column("step"), self.column(name), marker=".", label=name)
+        axes.set(xlabel="step")
+        axes.legend(frameon=False, fontsize=7)
 
 
 def train(

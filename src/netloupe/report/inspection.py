@@ -18,10 +18,11 @@ import torch
 import xxhash
 from torch import nn
 
+from netloupe.core.asking import NETWORK, Asked, ask_network, ask_site, statistics_of
 from netloupe.core.batches import prepare
 from netloupe.core.capture import CaptureOptions, Observation, list_sites, tap
 from netloupe.core.errors import InputError, NetloupeError, StoreError
-from netloupe.core.finding import Finding, library_versions, plain
+from netloupe.core.finding import library_versions, plain
 from netloupe.core.isolation import guest
 from netloupe.core.lens import Lens, find_lenses, get_lens
 from netloupe.core.progress import track
@@ -37,24 +38,7 @@ from netloupe.subjects import Data, Subject
 TOP_SAMPLES = 6
 _NO_SEQUENCE = "needs samples that follow each other in time; say so with --sequence where they do"
 MOST_COMPARED = 24  # sites in the similarity map; more are thinned evenly
-NETWORK = "(network)"  # the place of an answer that is about no single site
 ALWAYS: dict[str, Any] = {"moments": Moments, "quantiles": Quantiles, "top": lambda: TopK(TOP_SAMPLES)}
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One lens asked at one site: its finding, or the sentence why there is none."""
-
-    lens: Lens
-    site: str
-    other: str | None = None
-    finding: Finding | None = None
-    refusal: str = ""
-
-    @property
-    def place(self) -> str:
-        """The site, or both sites with a bar between."""
-        return self.site if self.other is None else f"{self.site} | {self.other}"
 
 
 @dataclass(frozen=True)
@@ -129,13 +113,13 @@ def inspect(
     classifier = _classifier(subject.model, batches, list(observation.infos))
     names = list(observation.infos)
     for lens in (lens for lens in asked if lens.of_network):
-        answers.append(_ask_network(lens, subject.model, batches))
+        answers.append(ask_network(lens, subject.model, batches))
     singles = [lens for lens in asked if not lens.compares and not lens.of_network]
     unordered = [] if data.sequence else [lens for lens in singles if lens.sequence]
     answers += [Asked(lens, NETWORK, refusal=f"{lens.name} {_NO_SEQUENCE}") for lens in unordered]
     for site in track(names, "asking", len(names), progress):
         for lens in (lens for lens in singles if lens not in unordered):
-            answers.append(_ask(lens, site, store, observation, with_labels, classifier))
+            answers.append(ask_site(lens, site, store[site], with_labels, observation[site], classifier.get(site)))
     compared = _thinned([name for name in names if observation[name]["moments"].result().variance.sum() > 0])
     for lens in (lens for lens in asked if lens.compares):
         pairs = list(combinations(compared, 2))
@@ -165,38 +149,6 @@ def _thinned(names: Sequence[str]) -> list[str]:
     if len(names) <= MOST_COMPARED:
         return list(names)
     return [str(names[round(place)]) for place in np.linspace(0, len(names) - 1, MOST_COMPARED).tolist()]
-
-
-def _ask(
-    lens: Lens,
-    site: str,
-    store: Store,
-    observation: Observation,
-    labels: Any,
-    classifier: Mapping[str, tuple[Any, Any]],
-) -> Asked:
-    try:
-        if lens.conclude is not None:
-            own = {name: observation[site][f"{lens.name}/{name}"] for name in lens.statistics}
-            return Asked(lens, site, None, lens.conclude(own))
-        given: dict[str, Any] = {"features": store[site]}
-        if "labels" in (*lens.needs, *lens.optional):
-            given["labels"] = labels
-        if "weight" in lens.optional and site in classifier:
-            given["weight"], given["bias"] = classifier[site]
-        missing = [name for name in lens.needs if given.get(name) is None]
-        if missing:
-            return Asked(lens, site, refusal=f"{lens.name} needs {', '.join(missing)}, which this data does not have")
-        return Asked(lens, site, None, lens.function(**given))
-    except NetloupeError as error:
-        return Asked(lens, site, refusal=str(error))
-
-
-def _ask_network(lens: Lens, model: nn.Module, batches: Iterable[Any]) -> Asked:
-    try:
-        return Asked(lens, NETWORK, None, lens.function(model=model, data=batches))
-    except NetloupeError as error:
-        return Asked(lens, NETWORK, refusal=str(error))
 
 
 def _compare(lens: Lens, one: str, two: str, store: Store) -> Asked:
@@ -245,9 +197,7 @@ def _recorded(
     progress: bool,
 ) -> tuple[Store, Observation]:
     """The recording and its statistics, from the cache where the same question was asked before."""
-    statistics: dict[str, Any] = dict(ALWAYS)
-    for lens in (lens for lens in lenses if data.sequence or not lens.sequence):
-        statistics |= {f"{lens.name}/{name}": factory for name, factory in lens.statistics.items()}
+    statistics = ALWAYS | statistics_of(lens for lens in lenses if data.sequence or not lens.sequence)
     key = {
         "model": subject.identity, "data": data.identity, "sites": list(sites or []), "statistics": sorted(statistics),
         "versions": library_versions(), "format": 2,
