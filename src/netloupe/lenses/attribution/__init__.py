@@ -1,0 +1,1 @@
+"""Which inputs and paths decide?"""
