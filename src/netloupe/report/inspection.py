@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,8 @@ def inspect(
             answers.append(ask_site(lens, site, store[site], with_labels, observation[site], classifier.get(site)))
     compared = _thinned([name for name in names if observation[name]["moments"].result().variance.sum() > 0])
     for lens in (lens for lens in asked if lens.compares):
-        pairs = list(combinations(compared, 2))
+        # a map of all pairs for CKA, which computes them together; other lenses compare neighbours in depth
+        pairs = list(combinations(compared, 2) if lens.function is cka else pairwise(compared))
         known = _similarities(compared, store) if lens.function is cka else {}
         for one, two in track(pairs, "comparing", len(pairs), progress):
             found = known.get((one, two))

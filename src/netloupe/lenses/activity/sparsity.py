@@ -78,6 +78,17 @@ class Sparsity(Finding):
             "standard_error": self.standard_error(),
         }
 
+    def paragraph(self) -> str:
+        """The answer in plain words."""
+        found, width = self.summary(), len(self.frequency)
+        dead = round(found["dead_fraction"] * width)
+        return (
+            f"{100 * self.active_fraction:.1f} % (standard error {100 * found['standard_error']:.2g} %) of the activations are "
+            f"above {self.threshold:g}: {found['active_units']:.3g} of {width} units at once. "
+            f"{100 * self.zero_fraction:.1f} % are exactly zero. "
+            + (f"{dead} units never fire in these {self.n_rows} rows." if dead else "Every unit fires at least once.")
+        )
+
     def standard_error(self) -> float:
         """Standard error of the active fraction, rows taken as independent; 0 for one row."""
         width = len(self.frequency)
