@@ -14,7 +14,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from netloupe.core.batches import batches_of
+from netloupe.core.batches import batches_of, prepare
 from netloupe.core.capture import CaptureOptions, Sites, capture, class_labels, feed
 from netloupe.core.errors import InputError, NetloupeError
 from netloupe.core.finding import Finding
@@ -53,6 +53,8 @@ def ask_site(
     """One lens at one site. ``statistics`` are those of the site by ``<lens>/<name>``, ``classifier`` weight and bias of
     the linear layer that the site feeds."""
     try:
+        if lens.conclude is not None and "labels" in lens.needs and labels is None:
+            return Asked(lens, site, refusal=f"{lens.name} needs labels, which this data does not have")
         if lens.conclude is not None:
             own = {name: statistics[f"{lens.name}/{name}"] for name in lens.statistics}
             return Asked(lens, site, None, lens.conclude(own))
@@ -77,9 +79,16 @@ def ask_network(lens: Lens, model: nn.Module, batches: Iterable[Any]) -> Asked:
         return Asked(lens, NETWORK, refusal=str(error))
 
 
-def statistics_of(lenses: Iterable[Lens]) -> dict[str, Any]:
-    """Factories of everything that the one-pass lenses need, by ``<lens>/<name>``."""
-    return {f"{lens.name}/{name}": factory for lens in lenses for name, factory in lens.statistics.items()}
+def statistics_of(lenses: Iterable[Lens], labelled: bool) -> dict[str, Any]:
+    """Factories of everything that the one-pass lenses need, by ``<lens>/<name>``; without labels, of those that need none."""
+    possible = [lens for lens in lenses if labelled or "labels" not in lens.needs]
+    return {f"{lens.name}/{name}": factory for lens in possible for name, factory in lens.statistics.items()}
+
+
+def has_classes(model: nn.Module, batches: Iterable[Any]) -> bool:
+    """Whether the first batch comes with labels that name classes."""
+    first = next(iter(batches), None)
+    return first is not None and class_labels(prepare(first, model).labels) is not None
 
 
 def ask(
@@ -115,7 +124,8 @@ def ask(
     rows: dict[str, list[Tensor]] = {}
     labels: list[Tensor | None] = []
     if singles:
-        statistics, keeps = statistics_of(singles), any(lens.conclude is None for lens in singles)
+        labelled = has_classes(model, batches_of(batches, options.get("batch_size", 64)))
+        statistics, keeps = statistics_of(singles, labelled), any(lens.conclude is None for lens in singles)
         for captured in capture(model, batches, sites, **{**options, "pool": "none"}):
             feed(named, captured, statistics)
             labels.append(class_labels(captured.labels))

@@ -97,6 +97,7 @@ class ByteGPT(nn.Module):
         gated: whether the activation gates a second projection (``act(gate x) * up x``) or stands alone (``act(up x)``).
         positions: ``rotary`` or ``learned``.
         vocab: number of token values, 256 for bytes.
+        embedding_std: of the initial embeddings; 1 lets them outweigh what untrained blocks add to the residual stream.
         random_state: seed of the initial weights, which leaves the global random state alone; None draws from it.
 
     Raises InputError for sizes below 1, heads that do not divide the width and, when run, a sequence longer than
@@ -115,6 +116,7 @@ class ByteGPT(nn.Module):
         gated: bool = True,
         positions: Positions = "rotary",
         vocab: int = 256,
+        embedding_std: float = STD,
         random_state: int | None = None,
     ) -> None:
         super().__init__()
@@ -132,7 +134,7 @@ class ByteGPT(nn.Module):
         }  # fmt: skip
         with seeded(random_state):
             self.tokens = nn.Embedding(vocab, d_model)
-            nn.init.normal_(self.tokens.weight, std=STD)
+            nn.init.normal_(self.tokens.weight, std=embedding_std)
             learned = STD * torch.randn(context, d_model) if positions == "learned" else None
             self.positions = None if learned is None else nn.Parameter(learned)
             self.blocks = nn.Sequential(

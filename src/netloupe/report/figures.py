@@ -21,6 +21,8 @@ from netloupe.lenses.activity.sparsity import Sparsity
 from netloupe.report.words import number, percent, ticks
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from netloupe.core.statistics import QuantilesResult
 
 WIDTH, HEIGHT = 400, 190
@@ -250,10 +252,23 @@ def drawn(finding: Finding, key: str) -> Markup:
     }  # fmt: skip
     with rc_context(settings):  # pyright: ignore[reportArgumentType]  # its keys are a closed list of strings
         figure = Figure(figsize=(4.8, 3.0), layout="constrained")
-        finding.plot(figure.add_subplot())
+        axes = figure.add_subplot()
+        finding.plot(axes)
+        _plain_ticks(axes)
         written = io.StringIO()
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return themed(written.getvalue(), key, f"figure of {type(finding).__name__}")
+
+
+def _plain_ticks(axes: Axes) -> None:
+    """Powers of ten as plain numbers, no small marks between: setting them as formulas takes most of a figure's time."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+            axis.set_minor_locator(NullLocator())
+            axis.set_minor_formatter(NullFormatter())
 
 
 def themed(svg: str, key: str, title: str) -> Markup:

@@ -18,7 +18,7 @@ import torch
 import xxhash
 from torch import nn
 
-from netloupe.core.asking import NETWORK, Asked, ask_network, ask_site, statistics_of
+from netloupe.core.asking import NETWORK, Asked, ask_network, ask_site, has_classes, statistics_of
 from netloupe.core.batches import prepare
 from netloupe.core.capture import CaptureOptions, Observation, list_sites, tap
 from netloupe.core.errors import InputError, NetloupeError, StoreError
@@ -198,7 +198,8 @@ def _recorded(
     progress: bool,
 ) -> tuple[Store, Observation]:
     """The recording and its statistics, from the cache where the same question was asked before."""
-    statistics = ALWAYS | statistics_of(lens for lens in lenses if data.sequence or not lens.sequence)
+    possible = [lens for lens in lenses if data.sequence or not lens.sequence]
+    statistics = ALWAYS | statistics_of(possible, has_classes(subject.model, batches))
     key = {
         "model": subject.identity, "data": data.identity, "sites": list(sites or []), "statistics": sorted(statistics),
         "versions": library_versions(), "format": 2,

@@ -109,8 +109,8 @@ def _spans(inspection: Inspection) -> list[Markup]:
         if asked.finding is None or asked.other is not None:
             continue
         summary = asked.finding.summary()
-        name = next((name for name in asked.finding.meanings if name in summary), None)
-        if name is not None and math.isfinite(summary[name]):
+        name = next(iter(asked.finding.meanings), None)
+        if name in summary and math.isfinite(summary[name]):
             leading.setdefault((name, asked.finding.meanings[name]), []).append((summary[name], asked.site))
     said = []
     for (name, meaning), values in leading.items():
