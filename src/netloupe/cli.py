@@ -324,23 +324,24 @@ def _print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None
     _OUT.print(table)
 
 
+TELLING = ("active_fraction", "dead_fraction", "linear_bits", "gain_bits", "nc1")
+
+
 def _say_inspection(found: Any, path: Path) -> None:
-    """The most telling numbers, a line a site, and where the report is."""
+    """The most telling numbers, a line a site, what was said of the whole network, and where the report is."""
+    from netloupe.core.asking import NETWORK
+
     rows = []
     for site in found.sites:
         row: dict[str, Any] = {"site": site.name, "shape": "x".join(map(str, site.shape))}
         for asked in found.at(site.name):
             summary = asked.finding.summary() if asked.finding is not None else {}
-            for name in ("active_fraction", "dead_fraction", "nc1", "nc4"):
-                if name in summary:
-                    row[name] = f"{summary[name]:.3g}"
+            row |= {name: f"{summary[name]:.3g}" for name in TELLING if name in summary}
         rows.append(row)
-    columns = [
-        "site",
-        "shape",
-        *[name for name in ("active_fraction", "dead_fraction", "nc1", "nc4") if any(name in row for row in rows)],
-    ]
-    _print_table(rows, columns)
+    _print_table(rows, ["site", "shape", *(name for name in TELLING if any(name in row for row in rows))])
+    for asked in found.at(NETWORK):
+        if asked.finding is not None:
+            _OUT.print(f"\n{asked.finding.paragraph()}")
     _OUT.print(
         f"\n{found.n_samples} samples, {len(found.sites)} sites, {sum(a.finding is not None for a in found.answers)} findings"
     )

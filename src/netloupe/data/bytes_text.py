@@ -99,7 +99,9 @@ def byte_batches(
 
 def characters(window: Int[Tensor, " byte"]) -> tuple[str, ...]:
     """Each byte as a person reads it: ASCII as it is, the others as hexadecimal numbers."""
-    return tuple(chr(byte) if 32 <= byte < 127 else "\u23ce" if byte == 10 else f"\\x{byte:02x}" for byte in window.tolist())
+    return tuple(
+        chr(byte) if 32 <= byte < 127 else "\u23ce" if byte == 10 else f"\\x{byte:02x}" for byte in window.tolist()
+    )
 
 
 def unigram_entropy(stream: UInt8[Tensor, " byte"]) -> float:

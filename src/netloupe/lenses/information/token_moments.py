@@ -84,7 +84,9 @@ class TokenMoments(Statistic[TokenMomentsResult]):
         if self.most_positions < 2:
             raise InputError("the site has no positions, so there is nothing to take second moments over")
         if len(self.samples) == 0 and self.n_unlabelled:
-            raise InputError(f"no labels came with the {self.n_unlabelled} samples, and probes read labels; give labels")
+            raise InputError(
+                f"no labels came with the {self.n_unlabelled} samples, and probes read labels; give labels"
+            )
         if len(self.samples) == 0:
             raise InputError(
                 f"no sample had two positions of at least two units (the site has {self.n_units}), so there are no "
