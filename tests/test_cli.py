@@ -103,7 +103,11 @@ def test_record_show_verify_compare(capsys, tmp_path):
     assert document(capsys, "store", "show", str(tmp_path / "a"))["samples"] == 60
     assert document(capsys, "store", "verify", str(tmp_path / "a"))["problems"] == []
     compared = document(capsys, "compare", str(tmp_path / "a"), str(tmp_path / "b"))
-    heads = next(row for row in compared["findings"] if row["site_a"] == row["site_b"] == "head")
+    heads = next(
+        row
+        for row in compared["findings"]
+        if row["site_a"] == row["site_b"] == "head" and row["lens"] == "similarity.cka"
+    )
     assert 0.5 < heads["summary"]["cka"] <= 1
     assert "head" in run(capsys, "compare", str(tmp_path / "a"), str(tmp_path / "b"))[1]
     shard = sorted((tmp_path / "a").rglob("*.safetensors"))[0]

@@ -209,3 +209,14 @@ def test_cut_batches_are_the_same_samples(n: int, batch: int, held: int, form: s
         if form != "tensor":
             names = [one["labels"] if form == "mapping" else one[1] for one in found]
             assert torch.equal(torch.cat(names), labels)
+
+
+def test_characters_stand_together_and_words_apart() -> None:
+    sentence = "the quick brown fox jumps over the lazy dog and goes home"
+    letters, before, after = excerpt(list(sentence), 31)
+    assert "".join(token.text for token in letters) == sentence[9 : 31 + 23]
+    assert (before, after) == (True, True)
+    assert not any(token.space for token in letters)
+    assert [token.text for token in letters if token.strong] == ["t"]
+    words, _, _ = excerpt(["the", "quick", "fox"], 1)
+    assert all(token.space for token in words)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -57,6 +57,15 @@ class Context:
     seconds: float = 0.0
 
 
+class Place(NamedTuple):
+    """One activation: its value, and where it is."""
+
+    value: float
+    sample: int
+    position: int
+    unit: int
+
+
 @dataclass(frozen=True, eq=False)
 class Finding:
     """Base of all answers. A subclass is a frozen dataclass (``@dataclass(frozen=True, eq=False)``).
@@ -82,6 +91,10 @@ class Finding:
         return " ".join(
             f"{self.meanings[name]}: {value:.4g}." for name, value in self.summary().items() if name in self.meanings
         )
+
+    def places(self) -> list[Place]:
+        """Single activations that the answer rests on, the most telling first; none where it rests on all alike."""
+        return []
 
     def in_context(self, **changes: Any) -> Self:
         """The same finding with some of its context filled in."""

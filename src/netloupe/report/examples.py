@@ -16,7 +16,7 @@ from netloupe.report.inspection import Inspection
 from netloupe.subjects import Shown
 
 UNITS, UNITS_OF_MANY, MANY_SITES = 6, 3, 24  # units shown at a site; fewer where there are more than so many sites
-WINDOW = 7  # tokens shown on either side of the strong one
+WINDOW, CHARACTERS = 7, 22  # tokens, or single characters, shown on either side of the strong one
 PIXELATED = 32  # a picture up to so many pixels wide is kept as it is and enlarged without smoothing
 LARGEST = 56  # others are reduced to at most so many
 _SPACE_MARKS = ("\u0120", "\u2581")  # how byte-pair and sentence-piece vocabularies write a space before a word
@@ -78,7 +78,7 @@ class Gallery:
             UnitExamples(
                 unit, float(moments.maximum[unit]), float(moments.mean[unit]), contrast.get(unit),
                 tuple(
-                    self._example(info, float(value), int(sample), int(position))
+                    self.example(info, float(value), int(sample), int(position))
                     for value, sample, position in zip(
                         top.values[unit], top.samples[unit], top.positions[unit], strict=True
                     )
@@ -87,7 +87,8 @@ class Gallery:
             for unit in units
         ]  # fmt: skip
 
-    def _example(self, info: SiteInfo, value: float, sample: int, position: int) -> Example:
+    def example(self, info: SiteInfo, value: float, sample: int, position: int) -> Example:
+        """One sample with the place of an activation marked on it."""
         if sample not in self._shown:
             self._shown[sample] = self.data.show(sample) if self.data.show is not None else Shown()
         shown = self._shown[sample]
@@ -164,13 +165,15 @@ def box(info: SiteInfo, position: int) -> tuple[float, float, float, float] | No
 def excerpt(tokens: Sequence[str], strong: int | None) -> tuple[tuple[Token, ...], bool, bool]:
     """Some tokens around the strong one (or the first), and whether text was cut before and after."""
     centre = 0 if strong is None else strong
-    start = max(0, min(centre - WINDOW, len(tokens) - 2 * WINDOW - 1))
-    stop = min(len(tokens), start + 2 * WINDOW + 1)
+    characters = all(len(token) == 1 or token.startswith("\\x") for token in tokens)
+    window = CHARACTERS if characters else WINDOW
+    start = max(0, min(centre - window, len(tokens) - 2 * window - 1))
+    stop = min(len(tokens), start + 2 * window + 1)
     marked = any(token.startswith(_SPACE_MARKS) for token in tokens)
     shown = []
     for index in range(start, stop):
         text = tokens[index]
-        space = text.startswith(_SPACE_MARKS) if marked else not text.startswith("##")
+        space = text.startswith(_SPACE_MARKS) if marked else not (characters or text.startswith("##"))
         bare = text.lstrip("".join(_SPACE_MARKS)) if marked else text.removeprefix("##")
         shown.append(Token(bare or text, space, index == strong))
     return tuple(shown), start > 0, stop < len(tokens)

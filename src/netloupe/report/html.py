@@ -21,10 +21,11 @@ from netloupe.core.errors import StoreError
 from netloupe.core.finding import Finding
 from netloupe.core.sites import SiteInfo
 from netloupe.report import words
-from netloupe.report.examples import Gallery, UnitExamples
+from netloupe.report.examples import Example, Gallery, UnitExamples
 from netloupe.report.figures import finding_figure, heat_map, histogram, zero_share
 from netloupe.report.inspection import NETWORK, Asked, Inspection
 
+PLACES = 4  # activations shown with an answer
 OPEN_SITES = 3  # the sections of a network of at most so many sites are open from the start
 BASIC = {
     "mean": "mean of all activations of the site",
@@ -47,7 +48,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Answer:
-    """One lens's answer at one site: in plain words, as ``rows`` of name, value and meaning; or why there is none."""
+    """One lens's answer at one site: in plain words, as ``rows`` of name, value and meaning; or why there is none.
+
+    ``places``: units and samples of the activations that it rests on.
+    """
 
     lens: str
     question: str
@@ -55,6 +59,7 @@ class Answer:
     rows: list[tuple[str, str, str]]
     figure: Markup | None
     refusal: str
+    places: list[tuple[int, Example]]
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,7 @@ def _site(inspection: Inspection, gallery: Gallery, index: int) -> SiteView:
         next((value for value in fractions if value is not None), None),
         zero_share(quantiles),
         histogram(quantiles),
-        [_answer(one, f"s{index}-{number}") for number, one in enumerate(asked)],
+        [_answer(one, f"s{index}-{number}", gallery, info) for number, one in enumerate(asked)],
         gallery.at(info),
     )
 
@@ -172,18 +177,22 @@ def _basics(inspection: Inspection, site: str) -> dict[str, float]:
     }
 
 
-def _answer(asked: Asked, key: str) -> Answer:
+def _answer(asked: Asked, key: str, gallery: Gallery | None = None, info: SiteInfo | None = None) -> Answer:
     if asked.finding is None:
-        return Answer(asked.lens.name, asked.lens.question, "", [], None, asked.refusal)
+        return Answer(asked.lens.name, asked.lens.question, "", [], None, asked.refusal, [])
     rows = [
         (words.readable(name), words.number(value), asked.finding.meanings.get(name, ""))
         for name, value in asked.finding.summary().items()
     ]
     own_words = type(asked.finding).paragraph is not Finding.paragraph  # else it would only repeat the rows
     paragraph = asked.finding.paragraph() if own_words else ""
-    return Answer(
-        asked.lens.name, asked.lens.question, paragraph, rows, finding_figure(asked.finding, key), ""
-    )  # fmt: skip
+    places = []
+    if gallery is not None and info is not None:
+        places = [
+            (p.unit, gallery.example(info, p.value, p.sample, p.position)) for p in asked.finding.places()[:PLACES]
+        ]
+    figure = finding_figure(asked.finding, key)
+    return Answer(asked.lens.name, asked.lens.question, paragraph, rows, figure, "", places)
 
 
 def _columns(inspection: Inspection) -> list[Column]:

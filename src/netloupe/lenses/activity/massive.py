@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from netloupe.core.errors import InputError, NonFiniteError
-from netloupe.core.finding import Finding
+from netloupe.core.finding import Finding, Place
 from netloupe.core.intervene import Edit, clamp
 from netloupe.core.lens import lens
 from netloupe.core.rows import as_rows
@@ -223,6 +223,11 @@ class Massive(Finding):
             f"The largest value of a sample is {self.ratio:.4g} (standard error {self.error:.2g}) times the median one, "
             f"{self.ratio / self.reference:.3g} times what independent normal numbers would give. {where} {strict}{rectified}"
         )
+
+    def places(self) -> list[Place]:
+        """The largest scalars of all data."""
+        found = zip(self.values, self.samples, self.positions, self.units, strict=True)
+        return [Place(float(value), int(sample), int(position), int(unit)) for value, sample, position, unit in found]
 
     def plot(self, axes: Axes) -> None:
         """The mean largest values by rank beside the median, on a logarithmic axis, with the normal reference."""

@@ -87,7 +87,7 @@ class MassiveTracker(Statistic[MassiveResult]):
     _options = ("k", "n_places", "abs_min", "ratio_min")
     _fields = (
         "sums", "products", "n_seen", "reference_sum", "values", "samples", "positions", "units", "unit_counts",
-        "position_counts", "massive_counts", "n_massive_samples", "n_values", "n_zeros",
+        "position_counts", "massive_counts", "n_massive_samples", "n_values", "n_zeros", "smallest",
     )  # fmt: skip
 
     def __init__(self, k: int = 3, n_places: int = 8, abs_min: float = ABS_MIN, ratio_min: float = RATIO_MIN) -> None:
@@ -103,6 +103,10 @@ class MassiveTracker(Statistic[MassiveResult]):
         """``MassiveResult`` of all samples; ``InputError`` when there were none."""
         self._need_rows()
         n = self.n_seen
+        if n == 0:
+            raise InputError(
+                f"a sample has {self.smallest} values, at least {self._fewest} are needed to set the largest against the median"
+            )
         means = self.sums / n
         top, median = means[:-1], float(means[-1])
         found = int((self.samples >= 0).sum())
@@ -125,30 +129,35 @@ class MassiveTracker(Statistic[MassiveResult]):
 
     def _allocate(self, n_units: int) -> None:
         self.sums, self.products, self.reference_sum = np.zeros(self.k + 1), np.zeros(3), 0.0
-        self.n_seen, self.n_massive_samples, self.n_values, self.n_zeros = 0, 0, 0, 0
+        self.n_seen, self.n_massive_samples, self.n_values, self.n_zeros, self.smallest = 0, 0, 0, 0, 0
         self.values = np.zeros(self.n_places)
         self.samples, self.positions, self.units = (np.full(self.n_places, -1, np.int64) for _ in range(3))
         self.unit_counts, self.massive_counts = np.zeros(n_units, np.int64), np.zeros(n_units, np.int64)
         self.position_counts = np.zeros(1, np.int64)
 
-    def _check(self, batch: Batch) -> None:
-        super()._check(batch)
-        fewest = batch.n_units * batch.n_positions
-        if batch.kept is not None and batch.n_rows:
-            fewest = batch.n_units * int(np.bincount(batch.sample_in_batch)[np.unique(batch.sample_in_batch)].min())
-        if batch.n_rows and fewest < max(2, self.k):
-            raise InputError(
-                f"a sample has {fewest} values, at least {max(2, self.k)} are needed to set the largest against the median"
-            )
-
     def _update(self, batch: Batch) -> None:
         row_samples, positions = batch.row_samples(self.next_sample), batch.positions
         if batch.kept is None:
-            self._take(batch.rows, batch.n_positions, row_samples, positions)
+            if batch.n_positions * batch.n_units < self._fewest:
+                self._pass_over(batch.n_positions * batch.n_units)
+            else:
+                self._take(batch.rows, batch.n_positions, row_samples, positions)
             return
         borders = np.flatnonzero(np.diff(batch.sample_in_batch)) + 1
         for start, stop in zip([0, *borders], [*borders, batch.n_rows], strict=True):
-            self._take(batch.rows[start:stop], int(stop - start), row_samples[start:stop], positions[start:stop])
+            if (stop - start) * batch.n_units < self._fewest:
+                self._pass_over(int(stop - start) * batch.n_units)
+            else:
+                self._take(batch.rows[start:stop], int(stop - start), row_samples[start:stop], positions[start:stop])
+
+    def _pass_over(self, n_values: int) -> None:
+        """Notes a sample that has too few values to be measured; a recording must not end for its sake."""
+        self.smallest = min(self.smallest, n_values) if self.smallest else n_values
+
+    @property
+    def _fewest(self) -> int:
+        """Values that a sample must have."""
+        return max(2, self.k)
 
     def _take(self, rows: np.ndarray, per_sample: int, row_samples: np.ndarray, row_positions: np.ndarray) -> None:
         """Takes in whole samples of ``per_sample`` rows each."""
@@ -205,6 +214,8 @@ class MassiveTracker(Statistic[MassiveResult]):
         self.massive_counts = self.massive_counts + other.massive_counts
         self.n_massive_samples += other.n_massive_samples
         self.n_values, self.n_zeros = self.n_values + other.n_values, self.n_zeros + other.n_zeros
+        if other.smallest:
+            self._pass_over(other.smallest)
         self.position_counts = _added(self.position_counts, other.position_counts)
         kept = other.samples >= 0
         self._offer(other.values[kept], other.samples[kept], other.positions[kept], other.units[kept])

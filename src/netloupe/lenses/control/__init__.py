@@ -1,0 +1,1 @@
+"""Can we change what it does?"""
