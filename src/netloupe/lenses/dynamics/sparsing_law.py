@@ -8,6 +8,7 @@ Sparsity", arXiv 2411.02335, which fits them with ``D`` in billions of tokens.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
@@ -31,7 +32,7 @@ SIGNIFICANCE = 0.05
 _ENDLESS = 10.0  # a limit that may be so many times the largest ratio seen has no upper end
 
 
-class _Law:
+class _Law(ABC):
     """What both laws share: scaling, the search from several starts, and what the data leave open.
 
     Attributes, after ``fit``: ``alpha_``, ``c_``, ``b_`` (0 where the law has none), ``limit_`` (A0), ``rss_``, ``r2_``, ``aic_``, and
@@ -145,14 +146,17 @@ class _Law:
         with np.errstate(over="ignore", invalid="ignore"):
             return fit_curve(self._curve, x.tolist(), a.tolist(), self._starts(x, a), self.name, self.bounds)
 
+    @abstractmethod
     def _curve(self, x: np.ndarray, *parameters: float) -> np.ndarray:
-        raise NotImplementedError
+        """The ratio at data ``x``, in units of the largest amount; the limit comes last, as its logarithm."""
 
+    @abstractmethod
     def _starts(self, x: np.ndarray, a: np.ndarray) -> list[list[float]]:
-        raise NotImplementedError
+        """Where the search begins."""
 
+    @abstractmethod
     def _keep(self, parameters: tuple[float, ...]) -> None:
-        raise NotImplementedError
+        """Sets the attributes that the fit leaves."""
 
 
 class LogspacePowerLaw(_Law):
