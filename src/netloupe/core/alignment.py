@@ -1,4 +1,4 @@
-"""Linear alignment of single directions with a site: centred kernel alignment where one side is one feature.
+"""Two arrays of the same samples, read side by side; linear alignment of single directions with a site.
 
 Source: linear CKA, Kornblith et al., arXiv 1905.00414, for a representation and a single feature.
 """
@@ -13,7 +13,9 @@ from torch import Tensor
 
 from netloupe.core.errors import InputError
 from netloupe.core.rows import Rows, as_rows
-from netloupe.core.statistics import Covariance, CrossCovariance
+from netloupe.core.statistics import Covariance, CrossCovariance, CrossMoments, JointMoments
+
+_BATCH_VALUES = 2**23  # a batch of samples with many positions is cut to so many numbers: 64 MiB
 
 
 def vector_cka(
@@ -51,14 +53,30 @@ def cka_of_scatter(
     return np.minimum(found, 1.0) if own.any() else np.full(len(squares), np.nan)
 
 
-def paired_rows(features: Any, codes: Any, min_samples: int) -> tuple[Rows, Rows]:
-    """Two arrays of the same samples, read in batches of one size; a single column may come as ``(sample,)``."""
+def paired_rows(features: Any, codes: Any, min_samples: int, ndim: tuple[int, ...] = (2,)) -> tuple[Rows, Rows]:
+    """Two arrays of the same samples, read in batches of one size; a single column may come as ``(sample,)``.
+
+    With ``ndim=(2, 3)`` both may have positions, which must be as many.
+    """
     if getattr(codes, "ndim", 2) == 1:
         codes = codes[:, None]
-    x, z = as_rows(features, ndim=(2,), min_samples=min_samples), as_rows(codes, ndim=(2,), min_samples=min_samples)
+    x, z = as_rows(features, ndim=ndim, min_samples=min_samples), as_rows(codes, ndim=ndim, min_samples=min_samples)
     if x.n_samples != z.n_samples:
         raise InputError(
             f"features have {x.n_samples} samples and the other {z.n_samples}; the same samples are needed in both"
         )
-    size = min(x.batch_size, z.batch_size)
+    if x.shape[1:-1] != z.shape[1:-1]:
+        raise InputError(
+            f"features have shape {x.shape} and the other {z.shape}; the same positions are needed in both, or none: pool both"
+        )
+    positions = x.shape[1] if len(x.shape) == 3 else 1
+    size = min(x.batch_size, z.batch_size, max(1, _BATCH_VALUES // (positions * max(x.n_units, z.n_units))))
     return Rows(x.source, None, None, size), Rows(z.source, None, None, size)
+
+
+def joint_moments(x: Rows, z: Rows) -> JointMoments:
+    """Means and all correlations of the units of two sites (:func:`paired_rows`), in one pass."""
+    moments = CrossMoments()
+    for one, other in zip(x, z, strict=True):
+        moments.update(one.values, other.values)
+    return moments.result()

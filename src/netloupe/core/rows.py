@@ -54,7 +54,10 @@ class Rows:
     def __iter__(self) -> Iterator[RowBatch]:
         for start in range(0, self.n_samples, self.batch_size):
             stop = min(start + self.batch_size, self.n_samples)
-            values = torch.as_tensor(self.source[start:stop])
+            values = self.source[start:stop]
+            if isinstance(values, np.ndarray) and min(values.strides) < 0:
+                values = values.copy()  # a reversed view, which torch cannot hold
+            values = torch.as_tensor(values)
             _require_finite(values, self.mask, start, stop)
             yield RowBatch(
                 values,

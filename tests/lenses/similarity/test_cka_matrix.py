@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from netloupe.core import arrangement as module
 from netloupe.core.errors import InputError
-from netloupe.lenses.similarity import cka as module
 from netloupe.lenses.similarity.cka import cka, cka_matrix
 
 

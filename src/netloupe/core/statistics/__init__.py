@@ -14,6 +14,7 @@ from netloupe.core.statistics.covariance import (
     CrossCovariance,
     CrossCovarianceResult,
 )
+from netloupe.core.statistics.cross_moments import CrossMoments, JointMoments
 from netloupe.core.statistics.histogram import Histogram, HistogramResult
 from netloupe.core.statistics.labels import LabelMoments, LabelMomentsResult
 from netloupe.core.statistics.moments import Moments, MomentsResult
@@ -28,8 +29,10 @@ __all__ = [
     "CovarianceResult",
     "CrossCovariance",
     "CrossCovarianceResult",
+    "CrossMoments",
     "Histogram",
     "HistogramResult",
+    "JointMoments",
     "LabelMoments",
     "LabelMomentsResult",
     "Mergeable",
