@@ -103,12 +103,12 @@ def test_record_show_verify_compare(capsys, tmp_path):
     assert document(capsys, "store", "show", str(tmp_path / "a"))["samples"] == 60
     assert document(capsys, "store", "verify", str(tmp_path / "a"))["problems"] == []
     compared = document(capsys, "compare", str(tmp_path / "a"), str(tmp_path / "b"))
-    heads = next(
-        row
-        for row in compared["findings"]
-        if row["site_a"] == row["site_b"] == "head" and row["lens"] == "similarity.cka"
-    )
-    assert 0.5 < heads["summary"]["cka"] <= 1
+    heads = next(row for row in compared["similarity"] if row["site_a"] == row["site_b"] == "head")
+    assert 0.5 < heads["cka"]["value"] <= 1
+    assert heads["cka"]["low"] <= heads["cka"]["value"] <= heads["cka"]["high"]
+    assert Path(compared["report"]).is_file()
+    named = document(capsys, "compare", str(tmp_path / "a"), str(tmp_path / "b"), "--lenses", "cka", "--measures", "rsa")
+    assert {"similarity.cka"} <= {row["lens"] for row in named["findings"]}
     assert "head" in run(capsys, "compare", str(tmp_path / "a"), str(tmp_path / "b"))[1]
     shard = sorted((tmp_path / "a").rglob("*.safetensors"))[0]
     data = bytearray(shard.read_bytes())

@@ -213,30 +213,49 @@ class Train:
 
 @dataclass
 class Compare:
-    """Compare two recordings of the same samples, site by site."""
+    """Compare two networks, or recordings, on the same samples: sites, units, and what each has alone."""
 
-    store_a: Positional[Path]
-    store_b: Positional[Path]
+    a: Positional[str]
+    """a network as for inspect, or the folder of a recording"""
+    b: Positional[str]
+    """another, of any architecture"""
+    data: Positional[str | None] = None
+    """what networks are run on, as for inspect; by default the data of the first"""
+    sites: tuple[str, ...] = ()
+    """names or globs of sites, in both; all by default"""
+    measures: tuple[Literal["cka", "svcca", "procrustes", "rsa", "trsa"], ...] = (
+        "cka",
+        "svcca",
+        "procrustes",
+        "rsa",
+        "trsa",
+    )
+    """of the site-by-site map; the first decides which sites are counterparts"""
     lenses: tuple[str, ...] = ()
-    """names of comparing lenses; all by default"""
+    """further comparing lenses, asked of every pair of sites"""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("reports")
+    """folder for the page"""
+    samples: int | None = None
+    """how many samples to read; 2,000 by default, 256 of text, all of a recording"""
+    batch_size: int = 64
+    download: bool = False
     as_json: Json = False
 
     def run(self) -> dict[str, Any]:
-        """Every pair of sites under every comparing lens."""
-        from netloupe.report.comparison import compare_stores
+        """The comparison's document and the path of its page."""
+        from netloupe.report.compare_page import write_comparison
+        from netloupe.report.comparison import compare
 
-        found = compare_stores(self.store_a, self.store_b, self.lenses)
-        rows = [
-            {**row, **{name: f"{value:.4f}" for name, value in row["summary"].items()}} for row in found["findings"]
-        ]
-        columns = [
-            "lens",
-            "site_a",
-            "site_b",
-            *dict.fromkeys(name for row in found["findings"] for name in row["summary"]),
-        ]
-        _tell(lambda: _print_table(rows, columns), self.as_json)
-        return found
+        _require_folder(self.out)
+        _require_samples(self.samples)
+        found = compare(
+            self.a, self.b, self.data, sites=self.sites, measures=self.measures, lenses=self.lenses, n_samples=self.samples,
+            batch_size=self.batch_size, download=self.download, progress=True,
+        )  # fmt: skip
+        path = write_comparison(found, self.out)
+        document = {**found.document(), "report": str(path)}
+        _tell(lambda: _say_comparison(document, path), self.as_json)
+        return document
 
 
 COMMANDS: dict[str, type[Any]] = {
@@ -283,13 +302,17 @@ def _fail(sentence: str, as_json: bool) -> int:
 def _subject_and_data(command: Inspect | Record) -> tuple[Any, Any]:
     from netloupe.subjects import load_data, load_model
 
-    if command.samples is not None and command.samples < 1:
-        raise InputError(f"--samples is {command.samples}, at least 1 is needed")
+    _require_samples(command.samples)
     _LOG.print(f"loading {command.model} ...")
     subject = load_model(command.model, command.weights, command.download, progress=True)
     default = 256 if subject.tokenizer is not None else 2000
     limit = command.samples if command.samples is not None or isinstance(command, Record) else default
     return subject, load_data(command.data, subject, limit, command.batch_size)
+
+
+def _require_samples(samples: int | None) -> None:
+    if samples is not None and samples < 1:
+        raise InputError(f"--samples is {samples}, at least 1 is needed")
 
 
 def _require_folder(folder: Path) -> None:
@@ -346,6 +369,26 @@ def _say_inspection(found: Any, path: Path) -> None:
         f"\n{found.n_samples} samples, {len(found.sites)} sites, {sum(a.finding is not None for a in found.answers)} findings"
     )
     _OUT.print(f"report: {path}")
+
+
+def _say_comparison(document: dict[str, Any], path: Path) -> None:
+    """Each site of the first network with its counterpart, and where the page is."""
+    measured = {(row["site_a"], row["site_b"]): row for row in document["similarity"]}
+    rows, names = [], list(document["summary"])
+    for pair in document["pairs"]:
+        found = measured[pair["site_a"], pair["site_b"]]
+        numbers = {name: _short(found[name]["value"]) for name in names}
+        alone = {"alone in first": len(pair["alone_a"]), "alone in second": len(pair["alone_b"])}
+        rows.append(
+            {
+                document["a"]: pair["site_a"],
+                document["b"]: pair["site_b"],
+                **numbers,
+                **{k: str(v) for k, v in alone.items()},
+            }
+        )
+    _print_table(rows, list(rows[0]) if rows else [])
+    _OUT.print(f"\n{document['n_samples']} samples\npage: {path}")
 
 
 if __name__ == "__main__":

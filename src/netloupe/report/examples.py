@@ -6,14 +6,15 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from netloupe.core.capture import Observation
 from netloupe.core.sites import SiteInfo
 from netloupe.core.statistics import MomentsResult
-from netloupe.report.inspection import Inspection
-from netloupe.subjects import Shown
+from netloupe.subjects import Data, Shown, Subject
 
 UNITS, UNITS_OF_MANY, MANY_SITES = 6, 3, 24  # units shown at a site; fewer where there are more than so many sites
 WINDOW, CHARACTERS = 7, 22  # tokens, or single characters, shown on either side of the strong one
@@ -59,33 +60,43 @@ class UnitExamples:
     examples: tuple[Example, ...]
 
 
+class Shows(Protocol):
+    """What examples are made from: an inspection, or one side of a comparison."""
+
+    @property
+    def subject(self) -> Subject: ...
+    @property
+    def data(self) -> Data: ...
+    @property
+    def sites(self) -> tuple[SiteInfo, ...]: ...
+    @property
+    def observation(self) -> Observation: ...
+
+
 class Gallery:
     """Makes examples for all sites of one inspection; each sample is read, and each picture written, only once."""
 
-    def __init__(self, inspection: Inspection) -> None:
-        self.data, self.observation = inspection.data, inspection.observation
-        self.n_units = UNITS if len(inspection.sites) <= MANY_SITES else UNITS_OF_MANY
-        self.pads_left = getattr(inspection.subject.tokenizer, "padding_side", "right") == "left"
+    def __init__(self, shown: Shows) -> None:
+        self.data, self.observation = shown.data, shown.observation
+        self.n_units = UNITS if len(shown.sites) <= MANY_SITES else UNITS_OF_MANY
+        self.pads_left = getattr(shown.subject.tokenizer, "padding_side", "right") == "left"
         self.pictures: dict[str, tuple[str, bool]] = {}  # name -> data URI, whether to enlarge without smoothing
         self._shown: dict[int, Shown] = {}
         self._ratio: dict[str, float] = {}
 
     def at(self, info: SiteInfo) -> list[UnitExamples]:
         """The site's most selective units with their strongest samples; empty where nothing ever differs from zero."""
+        units, contrast = choose_units(self.observation.result(info.name, "moments"), self.n_units)
+        return [self.unit(info, unit, contrast.get(unit)) for unit in units]
+
+    def unit(self, info: SiteInfo, unit: int, contrast: float | None = None, most: int | None = None) -> UnitExamples:
+        """One unit with its strongest samples, at most ``most``."""
         moments, top = (self.observation.result(info.name, name) for name in ("moments", "top"))
-        units, contrast = choose_units(moments, self.n_units)
-        return [
-            UnitExamples(
-                unit, float(moments.maximum[unit]), float(moments.mean[unit]), contrast.get(unit),
-                tuple(
-                    self.example(info, float(value), int(sample), int(position))
-                    for value, sample, position in zip(
-                        top.values[unit], top.samples[unit], top.positions[unit], strict=True
-                    )
-                ),
-            )
-            for unit in units
-        ]  # fmt: skip
+        places = zip(top.values[unit][:most], top.samples[unit][:most], top.positions[unit][:most], strict=True)
+        return UnitExamples(
+            unit, float(moments.maximum[unit]), float(moments.mean[unit]), contrast,
+            tuple(self.example(info, float(value), int(sample), int(position)) for value, sample, position in places),
+        )  # fmt: skip
 
     def example(self, info: SiteInfo, value: float, sample: int, position: int) -> Example:
         """One sample with the place of an activation marked on it."""

@@ -184,28 +184,40 @@ def _unit_ticks(n_units: int) -> list[float]:
     return [tick for tick in ticks(0.0, float(n_units), 4) if float(tick).is_integer()]
 
 
-def heat_map(values: Float[np.ndarray, "site site"], names: Sequence[str]) -> Markup:
-    """Similarity of every two sites: full colour is 1, none is 0 or below; each cell tells its number."""
-    size = len(names)
+def heat_map(
+    values: Float[np.ndarray, "site site_other"],
+    names: Sequence[str],
+    others: Sequence[str] | None = None,
+    notes: Sequence[Sequence[str]] | None = None,
+) -> Markup:
+    """Similarity of sites (rows) with sites (columns, the same ones by default): full colour is 1, none is 0 or below.
+
+    Each cell tells its number, and its note where there are ``notes[row][column]``.
+    """
+    columns = names if others is None else others
+    size = max(len(names), len(columns))
     cell = 34 if size <= NUMBERED_CELLS else 20
     margin = 8 + 6.3 * max(len(short(name)) for name in names)
-    across, down = margin + size * cell + 8, size * cell + margin * 0.72 + 14
+    under = 6.3 * 0.72 * max(len(short(name)) for name in columns)
+    floor = len(names) * cell
     parts: list[str] = []
-    for row in range(size):
-        parts.append(words_at("name end", margin - 6, row * cell + cell / 2 + 3.5, short(names[row])))
-        for column in range(size):
-            parts.append(
-                _cell(values[row, column], names[row], names[column], margin + column * cell, row * cell, cell, size)
-            )
-        place = f"translate({margin + row * cell + cell / 2 + 3:.1f} {size * cell + 9}) rotate(-45)"
-        parts.append(f'<text class="name end" transform="{place}">{escape(short(names[row]))}</text>')
-    return picture(parts, f"similarity of {size} sites, each with each", across, down, "heat")
+    for row, name in enumerate(names):
+        parts.append(words_at("name end", margin - 6, row * cell + cell / 2 + 3.5, short(name)))
+        for column, other in enumerate(columns):
+            note = "" if notes is None else notes[row][column]
+            place = margin + column * cell, row * cell
+            parts.append(_cell(values[row, column], f"{name} and {other}", note, *place, cell, size))
+    for column, other in enumerate(columns):
+        place = f"translate({margin + column * cell + cell / 2 + 3:.1f} {floor + 9}) rotate(-45)"
+        parts.append(f'<text class="name end" transform="{place}">{escape(short(other))}</text>')
+    same = f"{len(names)} sites, each with each" if others is None else f"{len(names)} sites with {len(columns)} sites"
+    return picture(parts, f"similarity of {same}", margin + len(columns) * cell + 8, floor + under + 22, "heat")
 
 
-def _cell(value: float, one: str, two: str, x: float, y: float, side: float, size: int) -> str:
+def _cell(value: float, pair: str, note: str, x: float, y: float, side: float, size: int) -> str:
     known = bool(np.isfinite(value))
     said = f"{value:.3f}" if known else "not defined"
-    text = f"{escape(one)} and {escape(two)}: {said}"
+    text = f"{escape(pair)}: {said}{escape(note)}"
     strength = float(np.clip(value, 0, 1)) if known else 0.0
     look = f'class="cell" fill-opacity="{strength:.3f}"' if known else 'class="cell unknown"'
     shape = (

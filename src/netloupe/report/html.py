@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from netloupe.core.errors import StoreError
@@ -83,8 +83,13 @@ def write_report(inspection: Inspection, folder: Path) -> Path:
     The page holds its style, its script, its figures and its pictures. It is written beside and renamed, so that a
     report is there whole or not at all. Raises StoreError where the folder cannot be written or the disk is full.
     """
-    path = Path(folder) / f"{safe(inspection.subject.name)}-{safe(inspection.data.name)}.html"
-    page = render(inspection)
+    return save_page(
+        render(inspection), Path(folder) / f"{safe(inspection.subject.name)}-{safe(inspection.data.name)}.html"
+    )
+
+
+def save_page(page: str, path: Path) -> Path:
+    """Writes a page beside its place and renames it; StoreError where the folder cannot be written or the disk is full."""
     partial = path.with_name(f".{path.name}.partial{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,26 +115,38 @@ def render(inspection: Inspection) -> str:
     """The report as HTML text."""
     gallery = Gallery(inspection)
     sites = [_site(inspection, gallery, index) for index in range(len(inspection.sites))]
-    environment = Environment(
-        loader=PackageLoader("netloupe.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {
-        "number": words.number,
-        "percent": words.percent,
-        "readable": words.readable,
-        "path": words.breakable,
-    }
-    columns, script = _columns(inspection), _asset("page.js")
-    return environment.get_template("page.html").render(
+    columns = _columns(inspection)
+    return fill(
+        environment().get_template("page.html"),
         inspection=inspection, sites=sites, whole=_whole(inspection), groups=grouped(sites), columns=columns, spans=_spans(columns),
         headlines=words.headlines(inspection), plural=words.plural, pictures=gallery.pictures, ratio=gallery.ratio,
         basic=BASIC, n_units=sum(site.n_units for site in inspection.sites), open_sites=len(sites) <= OPEN_SITES,
         map=heat_map(inspection.similarity(), inspection.compared) if len(inspection.compared) > 1 else None,
         meanings=_meanings(inspection), asked=_asked(inspection), provenance=_provenance(inspection),
-        command=command(inspection), style=Markup(_asset("style.css")), script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        command=command(inspection),
     )  # fmt: skip
+
+
+def environment() -> Environment:
+    """Where page templates come from, and how numbers and names are written in them."""
+    made = Environment(
+        loader=PackageLoader("netloupe.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    made.filters |= {
+        "number": words.number,
+        "percent": words.percent,
+        "readable": words.readable,
+        "path": words.breakable,
+    }
+    return made
+
+
+def fill(template: Template, **values: Any) -> str:
+    """A page with the style and the script that all pages share, and the script's digest for its security policy."""
+    script = _asset("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return template.render(style=Markup(_asset("style.css")), script=Markup(script), script_hash=digest, **values)
 
 
 def _asset(name: str) -> str:
@@ -150,7 +167,7 @@ def _site(inspection: Inspection, gallery: Gallery, index: int) -> SiteView:
         next((value for value in fractions if value is not None), None),
         zero_share(quantiles),
         histogram(quantiles),
-        [_answer(one, f"s{index}-{number}", gallery, info) for number, one in enumerate(asked)],
+        [answer(one, f"s{index}-{number}", gallery, info) for number, one in enumerate(asked)],
         gallery.at(info),
     )
 
@@ -158,7 +175,7 @@ def _site(inspection: Inspection, gallery: Gallery, index: int) -> SiteView:
 def _whole(inspection: Inspection) -> list[Answer]:
     """What lenses said that ask the network itself; refusals stand with the lenses."""
     asked = [one for one in inspection.at(NETWORK) if one.finding is not None]
-    return [_answer(one, f"n{number}") for number, one in enumerate(asked)]
+    return [answer(one, f"n{number}") for number, one in enumerate(asked)]
 
 
 def shape_of(info: SiteInfo) -> str:
@@ -177,7 +194,8 @@ def _basics(inspection: Inspection, site: str) -> dict[str, float]:
     }
 
 
-def _answer(asked: Asked, key: str, gallery: Gallery | None = None, info: SiteInfo | None = None) -> Answer:
+def answer(asked: Asked, key: str, gallery: Gallery | None = None, info: SiteInfo | None = None) -> Answer:
+    """What one lens said, as a page shows it; ``key`` makes its figure's ids its own."""
     if asked.finding is None:
         return Answer(asked.lens.name, asked.lens.question, "", [], None, asked.refusal, [])
     rows = [

@@ -38,6 +38,7 @@ from netloupe.subjects import Data, Subject
 TOP_SAMPLES = 6
 _NO_SEQUENCE = "needs samples that follow each other in time; say so with --sequence where they do"
 MOST_COMPARED = 24  # sites in the similarity map; more are thinned evenly
+MOST_NEIGHBOURS = 6  # sites, evenly over depth, of which neighbours are compared by every other comparing lens
 ALWAYS: dict[str, Any] = {"moments": Moments, "quantiles": Quantiles, "top": lambda: TopK(TOP_SAMPLES)}
 
 
@@ -107,7 +108,7 @@ def inspect(
     asked = [get_lens(name) for name in lenses] if lenses else list(find_lenses().values())
     chosen = tuple(sites) if sites else subject.default_sites
     batches = within_memory(data.batches, subject.model, chosen)
-    store, observation = _recorded(subject, data, batches, chosen, asked, cache, progress)
+    store, observation = recorded(subject, data, batches, chosen, asked, cache, progress)
     with_labels = store.labels
     answers: list[Asked] = []
     classifier = _classifier(subject.model, batches, list(observation.infos))
@@ -120,10 +121,11 @@ def inspect(
     for site in track(names, "asking", len(names), progress):
         for lens in (lens for lens in singles if lens not in unordered):
             answers.append(ask_site(lens, site, store[site], with_labels, observation[site], classifier.get(site)))
-    compared = _thinned([name for name in names if observation[name]["moments"].result().variance.sum() > 0])
+    compared = thinned([name for name in names if observation[name]["moments"].result().variance.sum() > 0])
     for lens in (lens for lens in asked if lens.compares):
-        # a map of all pairs for CKA, which computes them together; other lenses compare neighbours in depth
-        pairs = list(combinations(compared, 2) if lens.function is cka else pairwise(compared))
+        # a map of all pairs for CKA, which computes them together; other lenses compare a few neighbours in depth
+        few = thinned(compared, MOST_NEIGHBOURS)
+        pairs = list(combinations(compared, 2) if lens.function is cka else pairwise(few))
         known = _similarities(compared, store) if lens.function is cka else {}
         for one, two in track(pairs, "comparing", len(pairs), progress):
             found = known.get((one, two))
@@ -145,11 +147,11 @@ def _in_context(asked: Asked, context: Mapping[str, Any]) -> Asked:
     return Asked(asked.lens, asked.site, asked.other, asked.finding.in_context(site=asked.place, **context))
 
 
-def _thinned(names: Sequence[str]) -> list[str]:
-    """At most ``MOST_COMPARED`` of the sites, evenly over the network's depth."""
-    if len(names) <= MOST_COMPARED:
+def thinned(names: Sequence[str], most: int = MOST_COMPARED) -> list[str]:
+    """At most ``most`` of the sites, evenly over the network's depth."""
+    if len(names) <= most:
         return list(names)
-    return [str(names[round(place)]) for place in np.linspace(0, len(names) - 1, MOST_COMPARED).tolist()]
+    return [str(names[round(place)]) for place in np.linspace(0, len(names) - 1, most).tolist()]
 
 
 def _compare(lens: Lens, one: str, two: str, store: Store) -> Asked:
@@ -188,7 +190,7 @@ def _classifier(model: nn.Module, batches: Iterable[Any], names: Iterable[str]) 
     return {name: (head.weight.detach(), None if head.bias is None else head.bias.detach()) for name in feeding}
 
 
-def _recorded(
+def recorded(
     subject: Subject,
     data: Data,
     batches: Iterable[Any],

@@ -40,7 +40,7 @@
   window.addEventListener("hashchange", reveal);
   reveal();
   document.addEventListener("click", (event) => {
-    const link = event.target.closest('a[href^="#site-"]');
+    const link = event.target.closest('a[href^="#site-"], a[href^="#pair-"]');
     if (link && link.hash === location.hash) reveal();
   });
   const toggle = document.getElementById("toggle");
@@ -54,12 +54,15 @@
   if (parts.every((part) => part.open)) openAll(true);
   window.addEventListener("beforeprint", () => openAll(true));
 
-  // The heat map says what is under the pointer.
-  const heat = document.querySelector(".heat");
+  // A heat map says what is under the pointer.
   const readout = document.getElementById("readout");
   function say(event) {
     const title = event.target.querySelector ? event.target.querySelector(":scope > title") : null;
     if (title) readout.textContent = title.textContent;
   }
-  if (heat && readout) ["pointerover", "click"].forEach((kind) => heat.addEventListener(kind, say));
+  if (readout) {
+    for (const heat of document.querySelectorAll(".heat")) {
+      ["pointerover", "click"].forEach((kind) => heat.addEventListener(kind, say));
+    }
+  }
 })();
