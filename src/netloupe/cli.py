@@ -1,7 +1,7 @@
-"""The command line: ``netloupe inspect | record | store | studies | study | train | compare``.
+"""The command line: ``netloupe inspect | record | store | studies | study | train | compare | gate``.
 
 With ``--json`` a command prints exactly one JSON document to standard output; everything else goes to standard error.
-Bad input is one sentence and exit status 2, Ctrl-C is 130.
+Bad input is one sentence and exit status 2, Ctrl-C is 130; a gate that does not pass is 1.
 """
 
 from __future__ import annotations
@@ -10,23 +10,20 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from netloupe.core.errors import InputError, NetloupeError, StoreError
+from netloupe.terminal import LOG, OUT, print_table, say_comparison, say_inspection, short, tell
 
 Positional = tyro.conf.Positional
 Json = Annotated[
     bool, tyro.conf.arg(name="json", help="print one JSON document to standard output", help_behavior_hint="")
 ]
-_LOG = Console(stderr=True, highlight=False)
-_OUT = Console(highlight=False, soft_wrap=True)
 
 
 @dataclass
@@ -65,7 +62,7 @@ class Inspect:
         found = inspect(subject, data, self.sites, self.lenses, progress=True)
         path = write_report(found, self.out)
         document = {**found.document(), "report": str(path)}
-        _tell(lambda: _say_inspection(found, path), self.as_json)
+        tell(lambda: say_inspection(found, path), self.as_json)
         return document
 
 
@@ -104,7 +101,7 @@ class Record:
             subject.model, data.batches, self.sites or None, to=self.to, resume=self.resume, subject=named,
             rows_per_shard=self.rows_per_shard, pool=self.pool, dtype=self.dtype, progress=True, batch_size=self.batch_size,
         )  # fmt: skip
-        _tell(lambda: _OUT.print(str(store)), self.as_json)
+        tell(lambda: OUT.print(str(store)), self.as_json)
         return store.summary()
 
 
@@ -123,13 +120,13 @@ class StoreCommand:
 
         store = Store(self.folder, partial=self.action == "show")
         if self.action == "show":
-            _tell(lambda: _OUT.print(str(store)), self.as_json)
+            tell(lambda: OUT.print(str(store)), self.as_json)
             return store.summary()
         with bar("verifying") as shown:
             problems = store.verify(lambda done, total: shown.update(shown.task_ids[0], completed=done, total=total))
         if problems:
             raise StoreError("; ".join(problems))
-        _tell(lambda: _OUT.print(f"{self.folder}: {len(store)} samples, every checksum agrees"), self.as_json)
+        tell(lambda: OUT.print(f"{self.folder}: {len(store)} samples, every checksum agrees"), self.as_json)
         return {**store.summary(), "problems": problems}
 
 
@@ -151,7 +148,7 @@ class Studies:
         found = [
             row for row in rows if all(word.lower() in " ".join(map(str, row.values())).lower() for word in self.words)
         ]
-        _tell(lambda: _print_table(found, ["slug", "year", "question", "implemented"]), self.as_json)
+        tell(lambda: print_table(found, ["slug", "year", "question", "implemented"]), self.as_json)
         return found
 
 
@@ -172,7 +169,7 @@ class Study:
         from netloupe.core.study import run_study
 
         result = run_study(
-            self.slug, self.preset, self.seed, on_claim=lambda claim: _LOG.print(f"{claim.verdict:>19}  {claim.name}")
+            self.slug, self.preset, self.seed, on_claim=lambda claim: LOG.print(f"{claim.verdict:>19}  {claim.name}")
         )
         document = result.document()
         if self.out is not None:
@@ -183,10 +180,10 @@ class Study:
             (self.out / f"{self.slug}.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
             save_study_figure(result, self.out / f"{self.slug}.png")
         rows = [
-            {**claim, "measured": _short(claim["measured"]), "control": _short(claim["control"])}
+            {**claim, "measured": short(claim["measured"]), "control": short(claim["control"])}
             for claim in document["claims"]
         ]
-        _tell(lambda: _print_table(rows, ["claim", "measured", "bar", "control", "verdict", "note"]), self.as_json)
+        tell(lambda: print_table(rows, ["claim", "measured", "bar", "control", "verdict", "note"]), self.as_json)
         return document
 
 
@@ -204,8 +201,8 @@ class Train:
         from netloupe.models.recipes import run_recipe
 
         path, numbers = run_recipe(self.recipe, self.out)
-        _tell(
-            lambda: _OUT.print(f"{path}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())),
+        tell(
+            lambda: OUT.print(f"{path}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())),
             self.as_json,
         )
         return {"recipe": self.recipe, "weights": str(path), **numbers}
@@ -254,18 +251,51 @@ class Compare:
         )  # fmt: skip
         path = write_comparison(found, self.out)
         document = {**found.document(), "report": str(path)}
-        _tell(lambda: _say_comparison(document, path), self.as_json)
+        tell(lambda: say_comparison(document, path), self.as_json)
         return document
+
+
+@dataclass
+class Gate:
+    """Fail (exit status 1) where a network's features moved further from a baseline than a policy allows."""
+
+    baseline: Positional[str]
+    """the folder of a recording, or a network as for inspect"""
+    candidate: Positional[str]
+    data: Positional[str | None] = None
+    """what networks are run on, as for inspect; by default the data of the baseline"""
+    policy: Path | None = None
+    """a TOML file of [[rule]] tables; a cautious default where none is given"""
+    sites: tuple[str, ...] = ()
+    """names or globs of sites to look at; all by default"""
+    samples: int | None = None
+    """how many samples to read; 2,000 by default, 256 of text, all of a recording"""
+    batch_size: int = 64
+    download: bool = False
+    as_json: Json = False
+
+    def run(self) -> dict[str, Any]:
+        """Every check; the exit status follows from it."""
+        from netloupe.report.gate import gate
+
+        _require_samples(self.samples)
+        found = gate(
+            self.baseline, self.candidate, self.policy, self.data, sites=self.sites, n_samples=self.samples,
+            batch_size=self.batch_size, download=self.download, progress=True,
+        )  # fmt: skip
+        self.status = 0 if found.passed else 1
+        tell(lambda: OUT.print(found.reason(), markup=False), self.as_json)
+        return found.document()
 
 
 COMMANDS: dict[str, type[Any]] = {
     "inspect": Inspect, "record": Record, "store": StoreCommand, "studies": Studies, "study": Study, "train": Train,
-    "compare": Compare,
+    "compare": Compare, "gate": Gate,
 }  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command and exits: 0, 2 for bad input, 130 when interrupted."""
+    """Runs one command and exits: 0, 1 for a gate that does not pass, 2 for bad input, 130 when interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(execute(given))
 
@@ -283,13 +313,13 @@ def execute(arguments: list[str]) -> int:
     except NetloupeError as error:
         return _fail(" ".join(str(error).split()), as_json)
     except KeyboardInterrupt:
-        _LOG.print("interrupted; a recording can be continued with --resume")
+        LOG.print("interrupted; a recording can be continued with --resume")
         return 130
     except OSError as error:
         return _fail(f"{error.filename or 'the disk'}: {error.strerror or error}", as_json)
     if as_json:
         sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
-    return 0
+    return getattr(command, "status", 0)
 
 
 def _fail(sentence: str, as_json: bool) -> int:
@@ -303,7 +333,7 @@ def _subject_and_data(command: Inspect | Record) -> tuple[Any, Any]:
     from netloupe.subjects import load_data, load_model
 
     _require_samples(command.samples)
-    _LOG.print(f"loading {command.model} ...")
+    LOG.print(f"loading {command.model} ...")
     subject = load_model(command.model, command.weights, command.download, progress=True)
     default = 256 if subject.tokenizer is not None else 2000
     limit = command.samples if command.samples is not None or isinstance(command, Record) else default
@@ -322,73 +352,6 @@ def _require_folder(folder: Path) -> None:
     existing = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
     if not os.access(existing, os.W_OK):
         raise StoreError(f"the folder '{existing}' cannot be written to; choose another")
-
-
-def _tell(say: Callable[[], None], as_json: bool) -> None:
-    if not as_json:
-        say()
-
-
-def _short(value: Any) -> str:
-    return "-" if value is None else f"{value:.4g}"
-
-
-def _print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(
-            *(
-                "yes" if row.get(name) is True else "" if row.get(name) in (None, False) else str(row[name])
-                for name in columns
-            )
-        )
-    _OUT.print(table)
-
-
-TELLING = ("active_fraction", "dead_fraction", "linear_bits", "gain_bits", "nc1")
-
-
-def _say_inspection(found: Any, path: Path) -> None:
-    """The most telling numbers, a line a site, what was said of the whole network, and where the report is."""
-    from netloupe.core.asking import NETWORK
-
-    rows = []
-    for site in found.sites:
-        row: dict[str, Any] = {"site": site.name, "shape": "x".join(map(str, site.shape))}
-        for asked in found.at(site.name):
-            summary = asked.finding.summary() if asked.finding is not None else {}
-            row |= {name: f"{summary[name]:.3g}" for name in TELLING if name in summary}
-        rows.append(row)
-    _print_table(rows, ["site", "shape", *(name for name in TELLING if any(name in row for row in rows))])
-    for asked in found.at(NETWORK):
-        if asked.finding is not None:
-            _OUT.print(f"\n{asked.finding.paragraph()}")
-    _OUT.print(
-        f"\n{found.n_samples} samples, {len(found.sites)} sites, {sum(a.finding is not None for a in found.answers)} findings"
-    )
-    _OUT.print(f"report: {path}")
-
-
-def _say_comparison(document: dict[str, Any], path: Path) -> None:
-    """Each site of the first network with its counterpart, and where the page is."""
-    measured = {(row["site_a"], row["site_b"]): row for row in document["similarity"]}
-    rows, names = [], list(document["summary"])
-    for pair in document["pairs"]:
-        found = measured[pair["site_a"], pair["site_b"]]
-        numbers = {name: _short(found[name]["value"]) for name in names}
-        alone = {"alone in first": len(pair["alone_a"]), "alone in second": len(pair["alone_b"])}
-        rows.append(
-            {
-                document["a"]: pair["site_a"],
-                document["b"]: pair["site_b"],
-                **numbers,
-                **{k: str(v) for k, v in alone.items()},
-            }
-        )
-    _print_table(rows, list(rows[0]) if rows else [])
-    _OUT.print(f"\n{document['n_samples']} samples\npage: {path}")
 
 
 if __name__ == "__main__":

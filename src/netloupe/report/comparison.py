@@ -138,7 +138,7 @@ def compare(
     if wrong:
         known = ", ".join(lens.name for lens in find_lenses().values() if lens.compares)
         raise InputError(f"{', '.join(wrong)} looks at one site; comparing lenses are {known}")
-    a, b = load_parties(one, two, data, sites, n_samples, batch_size, download, cache, progress)
+    a, b = load_parties(one, two, data, sites, n_samples, batch_size, download, (), True, cache, progress)
     features_a, features_b = _thin(a), _thin(b)
     found = site_map(features_a, features_b, measures, progress=progress)
     best = found.best(found.measures[0])

@@ -26,6 +26,7 @@ from netloupe.core.finding import library_versions, plain
 from netloupe.core.isolation import guest
 from netloupe.core.lens import Lens, find_lenses, get_lens
 from netloupe.core.progress import track
+from netloupe.core.reading import Pool
 from netloupe.core.recording import record_and_observe
 from netloupe.core.sites import SiteInfo
 from netloupe.core.statistics import Moments, Quantiles, Statistic, TopK, restore
@@ -198,13 +199,14 @@ def recorded(
     lenses: Sequence[Lens],
     cache: Path | None,
     progress: bool,
+    pooling: Pool = "mean",
 ) -> tuple[Store, Observation]:
     """The recording and its statistics, from the cache where the same question was asked before."""
     possible = [lens for lens in lenses if data.sequence or not lens.sequence]
     statistics = ALWAYS | statistics_of(possible, has_classes(subject.model, batches))
     key = {
         "model": subject.identity, "data": data.identity, "sites": list(sites or []), "statistics": sorted(statistics),
-        "versions": library_versions(), "format": 2,
+        "versions": library_versions(), "format": 2, "pooling": pooling,
     }  # fmt: skip
     digest = xxhash.xxh3_64_hexdigest(json.dumps(plain(key), sort_keys=True).encode())
     folder = (cache or cache_folder() / "inspections") / digest
@@ -217,7 +219,7 @@ def recorded(
             _forget(folder)  # a broken cache is made anew
     elif folder.exists():
         _forget(folder)
-    options: CaptureOptions = {"pool": "mean", "progress": progress}
+    options: CaptureOptions = {"pool": pooling, "progress": progress}
     named = {"model": subject.identity, "data": data.identity}
     store, observation = record_and_observe(
         subject.model,
