@@ -10,8 +10,10 @@ from jaxtyping import Bool, Float
 
 from netloupe.core.errors import InputError
 from netloupe.core.statistics.base import Array
+from netloupe.core.statistics.batch import Batch
 from netloupe.core.statistics.covariance import CrossCovariance
 
+_BLOCK_VALUES = 2**18  # 2 MiB of float64
 TINY = 1e-10  # a standard deviation below this share of a unit's own mean is rounding of a constant
 
 
@@ -109,6 +111,32 @@ class CrossMoments(CrossCovariance):
         super().update(values_a, values_b, mask=mask)
         return self
 
+    def _take(self, a: Batch, b: Batch) -> None:
+        """One triangle of the joint products, over blocks of rows that stay in the cache, around the first block's mean."""
+        if self.n_units is None:
+            self.n_units_b = b.n_units
+            self._allocate(a.n_units)
+            self.n_units = a.n_units
+        p, n = a.n_units, a.n_rows
+        size = max(64, _BLOCK_VALUES // (p + b.n_units))
+        start = np.concatenate([_mean(a.rows[:size]), _mean(b.rows[:size])])
+        buffer = np.empty((min(size, n), len(start)))
+        products, total = np.zeros((len(start), len(start))), np.zeros(len(start))
+        for first in range(0, n, size):
+            block = buffer[: min(size, n - first)]
+            np.subtract(a.rows[first : first + size], start[:p], out=block[:, :p])
+            np.subtract(b.rows[first : first + size], start[p:], out=block[:, p:])
+            products += block.T @ block  # numpy sees one array twice and computes one triangle
+            total += block.sum(0)
+        offset = total / n
+        products -= np.outer(offset, offset) * n
+        squares, mean = np.maximum(np.diagonal(products), 0), start + offset
+        np.fill_diagonal(products, squares)
+        self._join(
+            n, mean[:p], mean[p:], products[:p, p:], (squares[:p], squares[p:]), (products[:p, :p], products[p:, p:])
+        )
+        self.n_rows += n
+
     def result(self) -> JointMoments:  # pyright: ignore[reportIncompatibleMethodOverride]
         """``JointMoments`` over all rows seen; ``InputError`` when there were none."""
         self._need_rows()
@@ -118,3 +146,8 @@ class CrossMoments(CrossCovariance):
     def correlation(self) -> Float[np.ndarray, "unit_a unit_b"]:
         """``(p, q)`` correlations so far; 0 where a unit is dead."""
         return self.result().between
+
+
+def _mean(rows: np.ndarray) -> np.ndarray:
+    """Column means, exact where a column is constant."""
+    return rows[0] + (rows - rows[0].astype(np.float64)).mean(0)
