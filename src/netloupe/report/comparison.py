@@ -17,6 +17,7 @@ from netloupe.core.errors import InputError, NetloupeError
 from netloupe.core.finding import library_versions, plain
 from netloupe.core.lens import Lens, find_lenses, get_lens
 from netloupe.core.progress import track
+from netloupe.core.threads import side_by_side
 from netloupe.lenses.similarity.matching import match_units
 from netloupe.lenses.similarity.shared_groups import shared_groups
 from netloupe.lenses.similarity.site_map import MEASURES, SiteMap, site_map
@@ -142,10 +143,8 @@ def compare(
     features_a, features_b = _thin(a), _thin(b)
     found = site_map(features_a, features_b, measures, progress=progress)
     best = found.best(found.measures[0])
-    pairs = tuple(
-        _pair(site_a, features_a[site_a], site_b, features_b[site_b])
-        for site_a, site_b, _ in track(best, "matching units", len(best), progress)
-    )
+    work = side_by_side(lambda one: _pair(one[0], features_a[one[0]], one[1], features_b[one[1]]), best)
+    pairs = tuple(track(work, "matching units", len(best), progress))
     more = tuple(
         _ask(lens, (site_a, x), (site_b, y))
         for lens in asked for site_a, x in features_a.items() for site_b, y in features_b.items()

@@ -66,7 +66,8 @@ def test_intervals_are_those_of_a_plain_bootstrap(measure: str):
     for _ in range(150):
         rows = rng.integers(0, 500, 500)
         sides = aligned_sides({"a": one["a1"][rows]}, {"b": two["b1"][rows]}, 0)
-        drawn.append(between(sides[0][0], sides[1][0], measure).value)
+        a, b = sides[0][0], sides[1][0]
+        drawn.append(between(a, b, measure, a.cross(b)).value)
     made = site_map(one, two, [measure])
     width = (made.high - made.low)[0, 0, 0]
     assert width == pytest.approx(2 * 1.96 * np.std(drawn), rel=0.3)

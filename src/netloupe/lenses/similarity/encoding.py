@@ -35,9 +35,9 @@ class EncodingResult(Finding):
     """Linear prediction of many targets. Arrays have one entry a target, NaN where a target never varies.
 
     ``fold_correlation`` ``(fold, target)`` is of out-of-fold predictions with the responses of each fold, ``correlation`` its
-    mean over folds (over all folds together it would be biased below 0, for the mean of what is left out and of what is kept
-    move against each other), ``r_squared`` the share of variance explained out of fold. ``alpha``, ``coef`` ``(unit, target)`` and ``intercept`` are of the final fit on
-    everything. ``ceiling`` is the correlation that a perfect model would have, where it was given.
+    mean over folds (over all folds together it would be biased below 0, for the means of what is left out and of what is kept
+    move against each other), ``r_squared`` the share of variance explained out of fold. ``alpha``, ``coef`` ``(unit, target)`` and
+    ``intercept`` are of the final fit on everything. ``ceiling`` is the correlation that a perfect model would have, where given.
     """
 
     correlation: Float[np.ndarray, " target"]

@@ -6,7 +6,7 @@ Source: CKA arXiv 1905.00414, SVCCA arXiv 1706.05806, Procrustes arXiv 2110.1473
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,7 +17,8 @@ from jaxtyping import Float
 from netloupe.core.errors import InputError, NetloupeError
 from netloupe.core.finding import Context, Finding
 from netloupe.core.progress import track
-from netloupe.lenses.similarity.site_moments import Side, aligned_sides, between, halves
+from netloupe.core.threads import side_by_side
+from netloupe.lenses.similarity.site_moments import Measured, Side, aligned_sides, between, halves
 from netloupe.lenses.similarity.site_pairs import PAIR_MEASURES, pair_tables
 
 if TYPE_CHECKING:
@@ -135,18 +136,19 @@ def site_map(
     refusals: dict[str, None] = {}
     smooth = [name for name in measures if name not in PAIR_MEASURES]
     at = {name: index for index, name in enumerate(measures)}
-    for (i, a), (j, b) in track(_pairs(sides_a, sides_b), "comparing sites", shape[1] * shape[2], progress):
-        for name in smooth:
-            found = _or_refusal(refusals, a, b, name, partial(between, a, b, name))
-            if found is not None:
+    both = [*sides_a, *sides_b]
+    for place, own in enumerate(side_by_side(partial(_alone, smooth), both)):
+        known, i = (ceilings[0], place) if place < len(sides_a) else (ceilings[1], place - len(sides_a))
+        known[[at[name] for name in smooth], i] = own
+    pairs = [(i, j) for i in range(len(sides_a)) for j in range(len(sides_b))]
+    work = side_by_side(lambda pair: _together(smooth, sides_a[pair[0]], sides_b[pair[1]]), pairs)
+    for (i, j), found in track(zip(pairs, work, strict=True), "comparing sites", len(pairs), progress):
+        for name, one in found.items():
+            if isinstance(one, str):
+                refusals[one] = None
+            else:
                 place = (at[name], i, j)
-                values[place], low[place], high[place], chance[place] = found
-        a.forget(b)
-    for known, sides in zip(ceilings, (sides_a, sides_b), strict=True):
-        for i, side in enumerate(sides):
-            for name in smooth:
-                found = _or_refusal({}, side, side, name, partial(halves, side, name))
-                known[at[name], i] = np.nan if found is None else found
+                values[place], low[place], high[place], chance[place] = one
     for name in (name for name in measures if name in PAIR_MEASURES):
         tables = pair_tables(sides_a, sides_b, name, pair_samples, n_draws, random_state)
         values[at[name]], low[at[name]], high[at[name]] = tables.values, tables.low, tables.high
@@ -158,13 +160,25 @@ def site_map(
     )  # fmt: skip
 
 
-def _pairs(one: Sequence[Side], two: Sequence[Side]) -> list[tuple[tuple[int, Side], tuple[int, Side]]]:
-    return [(a, b) for a in enumerate(one) for b in enumerate(two)]
+def _alone(smooth: Sequence[str], side: Side) -> list[float]:
+    """What one site has by itself: the similarity of two halves of its units; all that pairs need is computed on the way."""
+    found = []
+    for name in smooth:
+        try:
+            found.append(halves(side, name))
+        except NetloupeError:
+            found.append(np.nan)
+    side.prepare("svcca" in smooth, "procrustes" in smooth)
+    return found
 
 
-def _or_refusal(refusals: dict[str, None], a: Side, b: Side, name: str, measured: Callable[[], Any]) -> Any:
-    try:
-        return measured()
-    except NetloupeError as error:
-        refusals[f"{NAMES[name]} of {a.name} and {b.name}: {error}"] = None
-        return None
+def _together(smooth: Sequence[str], a: Side, b: Side) -> dict[str, Measured | str]:
+    """Every measure of one pair, or the sentence why there is none."""
+    found: dict[str, Measured | str] = {}
+    cross = a.cross(b) if smooth else np.empty(0)
+    for name in smooth:
+        try:
+            found[name] = between(a, b, name, cross)
+        except NetloupeError as error:
+            found[name] = f"{NAMES[name]} of {a.name} and {b.name}: {error}"
+    return found

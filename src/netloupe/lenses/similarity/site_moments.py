@@ -40,7 +40,6 @@ class Side:
         self.random_state = random_state
         order = np.random.default_rng(random_state).permutation(rows.n_units)
         self.halves_of_units = np.split(order, [rows.n_units // 2])
-        self._crossed: dict[int, np.ndarray] = {}
         total = np.zeros(rows.n_units)
         for batch in rows:
             total += batch.values.double().numpy().sum(0)
@@ -130,15 +129,19 @@ class Side:
 
     def cross(self, other: Side) -> Float[np.ndarray, "axis axis_other"]:
         """``X'Y``."""
-        if id(other) not in self._crossed:
-            found = sum(x.T @ y for x, y in zip(self, other, strict=True))
-            assert isinstance(found, np.ndarray)
-            self._crossed[id(other)] = found
-        return self._crossed[id(other)]
+        found = sum(x.T @ y for x, y in zip(self, other, strict=True))
+        assert isinstance(found, np.ndarray)
+        return found
 
-    def forget(self, other: Side) -> None:
-        """Lets go of ``X'Y``."""
-        self._crossed.pop(id(other), None)
+    def prepare(self, whitened: bool, rooted: bool) -> None:
+        """Computes what pairs will ask for, so that threads that share a site do not compute it twice."""
+        _ = self.some, self.lengths
+        if self.varies:
+            _ = self.pull
+            if whitened:
+                _ = self.white
+            if rooted:
+                _ = self.roots
 
 
 def aligned_sides(
@@ -166,12 +169,12 @@ def drawn(n: int, wanted: int, random_state: int) -> Int[np.ndarray, " drawn"]:
     return np.sort(np.random.default_rng(random_state).choice(n, wanted, replace=False))
 
 
-def between(a: Side, b: Side, measure: str) -> Measured:
-    """``cka``, ``svcca`` or ``procrustes`` of two sites."""
+def between(a: Side, b: Side, measure: str, cross: Float[np.ndarray, "axis axis_other"]) -> Measured:
+    """``cka``, ``svcca`` or ``procrustes`` of two sites with ``X'Y``."""
     for side in (a, b):
         if not side.varies:
             raise InputError(f"'{side.name}' is the same for every sample, so its similarity to another is not defined")
-    return {"cka": _cka, "svcca": _svcca, "procrustes": _procrustes}[measure](a, b)
+    return {"cka": _cka, "svcca": _svcca, "procrustes": _procrustes}[measure](a, b, cross)
 
 
 def _interval(value: float, influence: Float[np.ndarray, " drawn"], n: int, chance: float, low: float) -> Measured:
@@ -179,8 +182,7 @@ def _interval(value: float, influence: Float[np.ndarray, " drawn"], n: int, chan
     return Measured(value, max(low, value - _WIDTH * error), min(1.0, value + _WIDTH * error), chance)
 
 
-def _cka(a: Side, b: Side) -> Measured:
-    cross = a.cross(b)
+def _cka(a: Side, b: Side, cross: np.ndarray) -> Measured:
     both = float(np.vdot(cross, cross))
     value = _debiased(both, a.norm, b.norm, a.lengths[0], b.lengths[0])
     biased = both / np.sqrt(a.norm * b.norm)
@@ -201,8 +203,8 @@ def _debiased(both: float, own_a: float, own_b: float, lengths_a: np.ndarray, le
     return float(np.clip(xy / np.sqrt(xx * yy), -1, 1))
 
 
-def _svcca(a: Side, b: Side) -> Measured:
-    found = canonical(a.white, b.white, a.cross(b), a.n)
+def _svcca(a: Side, b: Side, cross: np.ndarray) -> Measured:
+    found = canonical(a.white, b.white, cross, a.n)
     z, t = a.some @ found.axes_a, b.some @ found.axes_b
     rho = found.correlations
     influence = (z * t - rho / 2 * (z * z + t * t)).mean(1)
@@ -211,8 +213,8 @@ def _svcca(a: Side, b: Side) -> Measured:
     return _interval(float(rho.mean()), influence, a.n, chance, 0.0)
 
 
-def _procrustes(a: Side, b: Side) -> Measured:
-    left, values, right = np.linalg.svd(a.cross(b), full_matrices=False)
+def _procrustes(a: Side, b: Side, cross: np.ndarray) -> Measured:
+    left, values, right = np.linalg.svd(cross, full_matrices=False)
     total_a, total_b = (float(side.lengths[0].sum()) for side in (a, b))
     scale = np.sqrt(total_a * total_b)
     value = float(min(1.0, values.sum() / scale))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from netloupe.core.dissimilarity import average_ranks, dissimilarity
 from netloupe.core.errors import NetloupeError
 from netloupe.core.geotopology import geo_topological
+from netloupe.core.threads import side_by_side
 from netloupe.lenses.similarity.site_moments import Side, drawn
 
 LOWER, UPPER = 0.2, 0.8  # quantiles of distance below and above which the topological form sees no difference
@@ -35,21 +36,23 @@ def pair_tables(
 ) -> PairTables:
     """One measure of ``PAIR_MEASURES`` for every pair of sites, on ``n_samples`` samples drawn once."""
     chosen = drawn(sides_a[0].n, n_samples, random_state)
-    profiles: list[np.ndarray] = []
-    ceilings: list[float] = []
-    for side in (*sides_a, *sides_b):
-        x = side.at(chosen)
-        profiles.append(_profile(x, measure))
-        parts = _profile(x[:, : side.middle], measure), _profile(x[:, side.middle :], measure)
-        ceilings.append(float((parts[0] * parts[1]).sum()))
+    made = list(side_by_side(lambda side: _profiles(side.at(chosen), side.middle, measure), [*sides_a, *sides_b]))
+    profiles, ceilings = [profile for profile, _ in made], [ceiling for _, ceiling in made]
     split = len(sides_a)
     one, two = np.stack(profiles[:split]), np.stack(profiles[split:])
     values = np.clip(one @ two.T, -1, 1)
     single = one.astype(np.float32), two.astype(np.float32)  # an interval needs no more, and half the time
-    draws = np.stack(list(_bootstrap(*single, len(chosen), n_draws, random_state)))
+    times = _times(len(chosen), n_draws, random_state)
+    draws = np.stack(list(side_by_side(lambda drawn: _resampled(*single, drawn), times)))
     low, high = np.quantile(draws, (0.025, 0.975), axis=0)
     known = np.array(ceilings)
     return PairTables(values, low, high, known[:split], known[split:])
+
+
+def _profiles(x: Float[np.ndarray, "drawn axis"], middle: int, measure: str) -> tuple[np.ndarray, float]:
+    """A site's profile, and the correlation of those of the two halves of its units."""
+    one, two = _profile(x[:, :middle], measure), _profile(x[:, middle:], measure)
+    return _profile(x, measure), float((one * two).sum())
 
 
 def _profile(x: Float[np.ndarray, "drawn axis"], measure: str) -> Float[np.ndarray, " pair"]:
@@ -64,22 +67,22 @@ def _profile(x: Float[np.ndarray, "drawn axis"], measure: str) -> Float[np.ndarr
         return found / np.linalg.norm(found)
 
 
-def _bootstrap(
-    one: np.ndarray, two: np.ndarray, n: int, n_draws: int, random_state: int
-) -> Iterator[Float[np.ndarray, "site_a site_b"]]:
-    """Correlations ``(site_a, site_b)`` of samples drawn with replacement. A pair counts as often as it was drawn; pairs of a
-    sample with itself are no pairs."""
+def _times(n: int, n_draws: int, random_state: int) -> list[Float32[np.ndarray, " sample"]]:
+    """How often each sample is drawn, with replacement, in every draw."""
     generator = np.random.default_rng(random_state)
-    first, second = np.triu_indices(n, 1)
-    for _ in range(n_draws):
-        times = np.bincount(generator.integers(0, n, n), minlength=n).astype(np.float32)
-        weight = times[first] * times[second]
-        weight /= weight.sum()
-        deviations = []
-        for profiles in (one, two):
-            mean = profiles @ weight
-            square = (profiles * profiles) @ weight - mean**2
-            deviations.append((mean, np.sqrt(np.maximum(square, 1e-30))))
-        (mean_a, std_a), (mean_b, std_b) = deviations
-        joint = (one * weight) @ two.T - np.outer(mean_a, mean_b)
-        yield np.clip(joint / np.outer(std_a, std_b), -1, 1)
+    return [np.bincount(generator.integers(0, n, n), minlength=n).astype(np.float32) for _ in range(n_draws)]
+
+
+def _resampled(one: np.ndarray, two: np.ndarray, times: np.ndarray) -> Float[np.ndarray, "site_a site_b"]:
+    """Correlations of one draw. A pair counts as often as it was drawn; pairs of a sample with itself are no pairs."""
+    first, second = np.triu_indices(len(times), 1)
+    weight = times[first] * times[second]
+    weight /= weight.sum()
+    deviations = []
+    for profiles in (one, two):
+        mean = profiles @ weight
+        square = (profiles * profiles) @ weight - mean**2
+        deviations.append((mean, np.sqrt(np.maximum(square, 1e-30))))
+    (mean_a, std_a), (mean_b, std_b) = deviations
+    joint = (one * weight) @ two.T - np.outer(mean_a, mean_b)
+    return np.clip(joint / np.outer(std_a, std_b), -1, 1)

@@ -1,0 +1,1 @@
+"""What single fields need beside the lenses: their data, their layouts, their models."""
