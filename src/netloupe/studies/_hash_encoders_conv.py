@@ -13,7 +13,7 @@ from netloupe.core.nulls import untrained
 from netloupe.core.study import Bar, Claim, over_seeds
 from netloupe.core.training import train
 from netloupe.lenses.geometry.code_classes import CodeCategorization, code_categorization
-from netloupe.lenses.geometry.codes import PackedCodes, Spatial, network_codes
+from netloupe.lenses.geometry.codes import Spatial, network_codes
 from netloupe.models.resnet import ResNet18
 from netloupe.models.small import DigitsCNN
 from netloupe.studies._hash_encoders_network import Data
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 VARIANTS: tuple[Spatial, ...] = ("all", "sum")
+MOST_CODED = 5000
+"""samples of either set whose codes are compared: with a bit for every position a code takes tens of kilobytes"""
 
 
 def conv_claim(data: Data, steps: int, seeds: Sequence[int]) -> Claim:
@@ -71,15 +73,15 @@ def _measured(
     def read(network: nn.Module) -> dict[Spatial, CodeCategorization]:
         found: dict[Spatial, CodeCategorization] = {}
         for variant in VARIANTS:
-            train_codes, test_codes = (_codes(network, part, variant) for part in (x, x_test))
-            found[variant] = code_categorization(train_codes, data.y, test_codes, data.y_test, methods=("knn",))
+            train_codes, test_codes = (
+                network_codes(network, part[:MOST_CODED], spatial=variant) for part in (x, x_test)
+            )
+            found[variant] = code_categorization(
+                train_codes, data.y[:MOST_CODED], test_codes, data.y_test[:MOST_CODED], methods=("knn",)
+            )
         return found
 
     return read(model), read(fresh)
-
-
-def _codes(model: nn.Module, x: torch.Tensor, variant: Spatial) -> PackedCodes:
-    return network_codes(model, x, spatial=variant)
 
 
 def _plot(means: Callable[[int, Spatial, str], float]) -> Callable[[Axes], None]:

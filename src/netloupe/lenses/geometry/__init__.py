@@ -1,1 +1,1 @@
-"""What shape is it: neural collapse, and the model of why features only almost collapse."""
+"""What shape is it: neural collapse, neural codes, alignment and abstraction, topology of distances."""
