@@ -35,6 +35,14 @@ def identity(seed: int) -> Claim:
             gaps.append(float((sst(x, img) - still(x)).abs().max()))
             sst.move_masks[-1].bias.add_(0.5)  # type: ignore[operator]
             moved.append(float((sst(x, img) - still(x)).abs().max()))
+
+    def plot(axes: Axes) -> None:
+        axes.semilogy(range(1, 6), gaps, "o", label="at the start")
+        axes.semilogy(range(1, 6), moved, "s", label="transforms off by 0.5")
+        axes.axhline(1e-5, color="0.5", linestyle="--", linewidth=1)
+        axes.set(xlabel="initialisation", ylabel="largest difference")
+        axes.legend(frameon=False, fontsize="small")
+
     return Claim(
         "identity-start",
         "Before training the readout that moves equals the factorised readout with the same masks; measured is the largest difference.",
@@ -42,6 +50,7 @@ def identity(seed: int) -> Claim:
         bar=Bar("<", 1e-5),
         control=min(moved),
         control_statement="the same with 0.5 added to every number of the masks' transforms",
+        plot=plot,
     )
 
 
@@ -114,6 +123,7 @@ def moving_fields(setting: Setting, seeds: Sequence[int]) -> Iterator[Claim]:
         control=float(ratios("object", "code shuffled", "still with code").mean()),
         control_statement="the readout that moves with the codes of other images, over the same",
         note=note,
+        plot=bars,
     )
 
     def centres(axes: Axes) -> None:
