@@ -95,6 +95,11 @@ def test_the_page_and_the_document_are_whole(twins: Comparison, tmp_path: Path):
     said = " ".join(page.text)
     assert "Which sites are alike?" in said
     assert "unit_matching" in said
+    assert "Which features are one inside each network?" in said
+    assert [row["network"] for row in twins.document()["merging"]] == [twins.a.name, twins.b.name]
+    assert twins.document()["merging"][0]["summary"] == twins.document()["merging"][1]["summary"], (
+        "the order of units is none"
+    )
     path = write_comparison(twins, tmp_path)
     assert path.stat().st_size < 3_000_000
     document = twins.document()

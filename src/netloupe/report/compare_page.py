@@ -100,6 +100,10 @@ def render(found: Comparison) -> str:
     return fill(
         environment().get_template("compare.html"),
         found=found, maps=[_map(found.map, name) for name in found.map.measures], pairs=pairs, headlines=headlines(found),
+        merging=[
+            (party.name, answer(asked, f"m{number}"))
+            for number, (party, asked) in enumerate(zip(found.networks, found.merging, strict=True))
+        ],
         more=[(asked, None if asked.finding is None else asked.finding.summary()) for asked in found.more],
         pictures=pictures, ratio=lambda name: held[name].ratio(name), plural=words.plural, alone=ALONE,
         provenance=_provenance(found), command=command(found),

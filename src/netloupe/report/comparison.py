@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from netloupe.core.alignment import joint_moments, paired_rows
-from netloupe.core.asking import Asked
+from netloupe.core.asking import Asked, ask_network
 from netloupe.core.errors import InputError, NetloupeError
 from netloupe.core.finding import library_versions, plain
 from netloupe.core.lens import Lens, find_lenses, get_lens
 from netloupe.core.progress import track
 from netloupe.core.threads import side_by_side
+from netloupe.lenses.similarity.feature_complexity import distinct_features
 from netloupe.lenses.similarity.matching import match_units
 from netloupe.lenses.similarity.shared_groups import shared_groups
 from netloupe.lenses.similarity.site_map import MEASURES, SiteMap, site_map
@@ -57,12 +58,14 @@ class SitePair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that a comparison found; ``more`` are further lenses that were asked of every pair of sites."""
+    """All that a comparison found. ``merging``: which features are one inside each network (not of recordings); ``more``: further
+    lenses, asked of every pair of sites."""
 
     a: Party
     b: Party
     map: SiteMap
     pairs: tuple[SitePair, ...]
+    merging: tuple[Asked, ...]
     more: tuple[Asked, ...]
     n_samples: int
     seconds: float
@@ -85,6 +88,10 @@ class Comparison:
                 }
                 for pair in self.pairs
             ],
+            "merging": [
+                {"network": party.name, "summary": plain(one.finding.summary()) if one.finding else None, "why": one.refusal}
+                for party, one in zip(self.networks, self.merging, strict=True)
+            ],
             "findings": [
                 {"lens": one.lens.name, "site_a": one.site, "site_b": one.other, "summary": plain(one.finding.summary())}
                 for one in (*answers, *self.more) if one.finding is not None
@@ -95,6 +102,11 @@ class Comparison:
                 *({"lens": "similarity.site_map", "why": sentence} for sentence in self.map.refusals),
             ],
         }  # fmt: skip
+
+    @property
+    def networks(self) -> list[Party]:
+        """The sides that are networks, of which ``merging`` speaks."""
+        return [party for party in (self.a, self.b) if party.model is not None]
 
     def _row(self, i: int, j: int) -> dict[str, Any]:
         found = self.map
@@ -149,8 +161,12 @@ def compare(
         _ask(lens, (site_a, x), (site_b, y))
         for lens in asked for site_a, x in features_a.items() for site_b, y in features_b.items()
     )  # fmt: skip
+    merging = tuple(
+        ask_network(distinct_features.lens, party.model, party.data.batches)  # type: ignore[attr-defined]
+        for party in (a, b) if party.model is not None
+    )  # fmt: skip
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    return Comparison(a, b, found, pairs, more, len(a.store), time.perf_counter() - started, date)
+    return Comparison(a, b, found, pairs, merging, more, len(a.store), time.perf_counter() - started, date)
 
 
 def _thin(party: Party) -> dict[str, Any]:
