@@ -106,7 +106,7 @@ def render(found: Comparison) -> str:
         ],
         more=[(asked, None if asked.finding is None else asked.finding.summary()) for asked in found.more],
         pictures=pictures, ratio=lambda name: held[name].ratio(name), plural=words.plural, alone=ALONE,
-        provenance=_provenance(found), command=command(found),
+        provenance=_provenance(found), command=command(found), versions=found.versions,
     )  # fmt: skip
 
 

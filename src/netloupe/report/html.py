@@ -123,7 +123,7 @@ def render(inspection: Inspection) -> str:
         basic=BASIC, n_units=sum(site.n_units for site in inspection.sites), open_sites=len(sites) <= OPEN_SITES,
         map=heat_map(inspection.similarity(), inspection.compared) if len(inspection.compared) > 1 else None,
         meanings=_meanings(inspection), asked=_asked(inspection), provenance=_provenance(inspection),
-        command=command(inspection),
+        command=command(inspection), versions=inspection.versions,
     )  # fmt: skip
 
 
