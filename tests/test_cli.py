@@ -107,7 +107,9 @@ def test_record_show_verify_compare(capsys, tmp_path):
     assert 0.5 < heads["cka"]["value"] <= 1
     assert heads["cka"]["low"] <= heads["cka"]["value"] <= heads["cka"]["high"]
     assert Path(compared["report"]).is_file()
-    named = document(capsys, "compare", str(tmp_path / "a"), str(tmp_path / "b"), "--lenses", "cka", "--measures", "rsa")
+    named = document(
+        capsys, "compare", str(tmp_path / "a"), str(tmp_path / "b"), "--lenses", "cka", "--measures", "rsa"
+    )
     assert {"similarity.cka"} <= {row["lens"] for row in named["findings"]}
     assert "head" in run(capsys, "compare", str(tmp_path / "a"), str(tmp_path / "b"))[1]
     shard = sorted((tmp_path / "a").rglob("*.safetensors"))[0]
