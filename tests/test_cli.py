@@ -204,6 +204,7 @@ def test_ctrl_c_exits_130_and_the_recording_resumes_to_the_same_bytes(tmp_path, 
     process = subprocess.Popen(
         [*arguments, str(tmp_path / "cut")], env={**environment, "PAUSE": "0.2"}, cwd=tmp_path,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )  # fmt: skip
     deadline = time.time() + 120
     while not list((tmp_path / "cut").glob("commits/*.json")) and time.time() < deadline:
