@@ -10,6 +10,7 @@ import warnings
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from scipy.optimize import nnls
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -18,6 +19,7 @@ from sklearn.decomposition import NMF, MiniBatchNMF
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from netloupe.core.dictionary import Dictionary
 from netloupe.core.errors import InputError
 from netloupe.core.rows import as_rows
 
@@ -103,6 +105,13 @@ class NonNegativeDictionary(TransformerMixin, BaseEstimator):
     def decode(self, codes: Float[np.ndarray, "sample atom"]) -> Float[np.ndarray, "sample unit"]:
         """Activations that codes stand for."""
         return np.asarray(codes, dtype=np.float64) @ self.components_
+
+    def to_dictionary(self, site: str = "") -> Dictionary:
+        """As a :class:`~netloupe.core.dictionary.Dictionary` of ``site``, which can be saved and put into a network.
+
+        Its codes are the non-negative least squares to a tolerance of 1e-5, also where ``solver`` is ``descent``.
+        """
+        return Dictionary(torch.from_numpy(self.components_.copy()), "nonnegative", site, "non-negative factorisation")
 
 
 def _nonnegative(features: Any) -> Float[np.ndarray, "sample unit"]:

@@ -1,0 +1,138 @@
+"""The one dictionary: rules, saving, splicing and steering."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import nnls
+from sklearn.decomposition import PCA
+from torch import nn
+
+from netloupe.core.dictionary import Dictionary, nonnegative_codes, pca_dictionary
+from netloupe.core.errors import InputError, NonFiniteError, StoreError
+from netloupe.core.intervene import intervene
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def every_rule() -> list[Dictionary]:
+    more: dict[str, Any] = {"offset": draw(4, seed=1), "weight": draw(6, 4, seed=2), "bias": draw(6, seed=3)}
+    return [
+        Dictionary(draw(6, 4), "linear", "a", "b", **more),
+        Dictionary(draw(6, 4), "nonnegative", offset=more["offset"], options={"seed": 3}),
+        Dictionary(draw(6, 4), "relu", **more, centred=False),
+        Dictionary(draw(6, 4), "topk", **more, k=2, scale=draw(6, seed=4).abs() + 0.1),
+        Dictionary(draw(6, 4), "threshold", **more, threshold=draw(6, seed=5).abs()),
+    ]
+
+
+@pytest.mark.parametrize("one", every_rule(), ids=lambda d: d.rule)
+def test_rules_do_what_they_say_and_come_back_from_disk(one: Dictionary, tmp_path: Path):
+    x = draw(10, 4, seed=9)
+    codes = one.encode(x)
+    assert one.offset is not None
+    if one.rule != "nonnegative":
+        assert one.weight is not None
+        assert one.bias is not None
+        pre = (x - one.offset * one.centred) @ one.weight.T + one.bias
+        if one.rule == "linear":
+            wanted = pre
+        elif one.rule == "relu":
+            wanted = pre.clamp_min(0)
+        elif one.rule == "threshold":
+            assert one.threshold is not None
+            wanted = pre * (pre > one.threshold)
+        else:
+            assert one.scale is not None
+            ranked = pre * one.scale
+            wanted = torch.where(ranked >= ranked.sort(1).values[:, -2:-1], ranked, 0).clamp_min(0)
+        torch.testing.assert_close(codes, wanted)
+    kept = codes if one.scale is None else codes / one.scale
+    torch.testing.assert_close(one.decode(codes), kept @ one.directions + one.offset)
+    again = Dictionary.load(one.save(tmp_path / "d.safetensors"))
+    torch.testing.assert_close(again.encode(x), codes, rtol=1e-9, atol=1e-12)
+    assert (again.rule, again.site, again.made_by, again.options) == (one.rule, one.site, one.made_by, one.options)
+    torch.testing.assert_close(one.encode(x[:, None]), codes[:, None])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nonnegative_codes_are_non_negative_least_squares(seed: int):
+    directions, x = draw(3, 8, seed=seed), draw(20, 8, seed=seed + 50)
+    exact = np.stack([nnls(directions.T.numpy(), row)[0] for row in x.numpy()])
+    found = nonnegative_codes(x, directions, max_iter=20_000, tol=1e-10)
+    np.testing.assert_allclose(found.numpy(), exact, atol=2e-3)
+
+
+def test_principal_components_are_scikit_learns():
+    x = draw(50, 6) @ torch.diag(torch.tensor([5.0, 4, 3, 2, 1, 0.5], dtype=torch.float64)) + 3
+    found, peer = pca_dictionary(x, 3), PCA(3).fit(x.numpy())
+    np.testing.assert_allclose(np.abs(found.directions.numpy()), np.abs(np.asarray(peer.components_)), atol=1e-9)
+    np.testing.assert_allclose(
+        found.reconstruct(x).numpy(), peer.inverse_transform(peer.transform(x.numpy())), atol=1e-9
+    )
+
+
+def test_in_a_network():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+    x, y = torch.randn(40, 5), torch.randint(0, 3, (40,))
+    with torch.no_grad():
+        hidden = model[:2](x)
+        whole = pca_dictionary(hidden, 8, "1").to(torch.float32)
+        found = whole.loss_recovered(model, (x, y))
+        assert found.recovered == pytest.approx(1, abs=1e-4)
+        assert found.clean == pytest.approx(nn.functional.cross_entropy(model(x), y).item(), rel=1e-5)
+        zeroed = model[2](torch.zeros_like(hidden))
+        assert found.zeroed == pytest.approx(nn.functional.cross_entropy(zeroed, y).item(), rel=1e-5)
+        few = pca_dictionary(hidden, 2, "1").to(torch.float32)
+        with intervene(model, few.splice()):
+            torch.testing.assert_close(model(x), model[2](few.reconstruct(hidden)))
+        with intervene(model, few.steer(1, -2.5)):
+            torch.testing.assert_close(model(x), model[2](hidden - 2.5 * few.unit_directions()[1]))
+    with pytest.raises(InputError, match="does not know its site"):
+        Dictionary(draw(2, 8)).splice()
+    with pytest.raises(InputError, match="0 to 1"):
+        Dictionary(draw(2, 8), site="1").steer(2, 1.0)
+
+
+def test_refusals(tmp_path: Path):
+    one = Dictionary(draw(3, 4))
+    for bad, words in [
+        (lambda: Dictionary(draw(3)), "expected \\(feature, unit\\)"),
+        (lambda: Dictionary(draw(3, 4), "guess"), "expected one of"),  # type: ignore[arg-type]
+        (lambda: Dictionary(draw(3, 4), "topk"), "k is 0"),
+        (lambda: Dictionary(draw(3, 4), "threshold"), "needs threshold"),
+        (lambda: Dictionary(draw(3, 4), offset=draw(3)), "offset has shape"),
+        (lambda: one.encode(draw(2, 5)), "4 units"),
+        (lambda: one.decode(draw(2, 5)), "3 features"),
+        (lambda: pca_dictionary(draw(9, 4), 5), "1 to 4"),
+        (lambda: pca_dictionary(draw(1, 4), 1), "at least 2"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            bad()
+    with pytest.raises(NonFiniteError):
+        one.encode(draw(2, 4) * float("nan"))
+    with pytest.raises(NonFiniteError):
+        Dictionary(draw(2, 4) / 0)
+    (tmp_path / "x").write_bytes(b"nothing")
+    with pytest.raises(StoreError, match="cannot be read"):
+        Dictionary.load(tmp_path / "x")
+
+
+def test_a_non_negative_factorisation_is_a_dictionary_too():
+    from netloupe.lenses.dictionary.nmf import NonNegativeDictionary
+
+    draw = np.random.default_rng(0)
+    x = np.maximum(draw.standard_normal((60, 3)), 0) @ np.maximum(draw.standard_normal((3, 8)), 0)
+    made = NonNegativeDictionary(3, solver="nnls", random_state=0).fit(x)
+    found = made.to_dictionary("act")
+    assert (found.rule, found.site, len(found)) == ("nonnegative", "act", 3)
+    np.testing.assert_allclose(
+        found.reconstruct(torch.from_numpy(x)).numpy(), made.decode(made.transform(x)), atol=2e-3
+    )
