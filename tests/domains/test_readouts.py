@@ -11,7 +11,7 @@ from torch import nn
 
 from netloupe.core.errors import InputError, NonFiniteError
 from netloupe.data.synthetic_voxels import gaussian_spots, object_scenes, voxel_responses
-from netloupe.domains.brain.fitting import concordance, fit_readout, masked_error, predict, readout_loss
+from netloupe.domains.brain.fitting import as_maps, concordance, fit_readout, masked_error, predict, readout_loss
 from netloupe.domains.brain.readouts import (
     READOUTS,
     AttentionReadout,
@@ -222,3 +222,18 @@ def test_planted_voxels_are_what_they_say():
     spot = gaussian_spots(np.array([[0.5, -0.5]]), 8, 0.1)[0]
     assert np.unravel_index(spot.argmax(), spot.shape) in ((1, 5), (1, 6), (2, 5), (2, 6)), "x is across, y is down"
     assert AttentionReadout(SHAPE, 1)(seeded((2, *SHAPE), 0)).shape == (2, 1)
+
+
+def test_a_recorded_site_becomes_maps():
+    import netloupe
+    from netloupe.models.small import DigitsCNN
+
+    torch.manual_seed(0)
+    model, images = DigitsCNN().eval(), seeded((5, 1, 8, 8), 0)
+    captured = next(iter(netloupe.capture(model, images, ["conv2"])))
+    with torch.no_grad():
+        wanted = model.conv2(model.pool(model.relu1(model.norm1(model.conv1(images)))))
+    maps = as_maps(captured.activations["conv2"], *wanted.shape[2:])
+    np.testing.assert_allclose(maps, wanted.numpy(), atol=1e-6)
+    with pytest.raises(InputError, match="record without pooling"):
+        as_maps(captured.activations["conv2"].mean(1), 4, 4)

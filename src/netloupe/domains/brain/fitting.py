@@ -175,6 +175,23 @@ def _thawed(parameters: Any) -> list[nn.Parameter]:
     return [parameter for parameter in parameters if parameter.requires_grad]
 
 
+def as_maps(
+    features: Float[Tensor, "sample position unit"] | Any, height: int, width: int
+) -> Float[np.ndarray, "sample unit height width"]:
+    """A site with positions as the maps that readouts take: ``(sample, position, unit)`` to ``(sample, unit, height, width)``.
+
+    Positions run along rows first, as capture and recordings have them (``list_sites`` tells ``position_shape``). Held in memory. Raises
+    InputError for another shape or number of positions.
+    """
+    shape = tuple(getattr(features, "shape", ()))
+    if len(shape) != 3 or shape[1] != height * width:
+        raise InputError(
+            f"features have shape {shape}, expected (sample, {height} x {width} positions, unit); record without pooling"
+        )
+    values = torch.as_tensor(features[:]).float().numpy()
+    return np.ascontiguousarray(values.transpose(0, 2, 1)).reshape(shape[0], shape[2], height, width)
+
+
 @torch.no_grad()
 def predict(readout: Readout, maps: Any, images: Any = None) -> Float[np.ndarray, "sample voxel"]:
     """Responses in evaluation mode, in pieces."""
