@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FEW = 8
+WIDE, WEAKEST = 128, 1e-2
 PATH = (0.0, 1e-4, 1e-3, 3e-3, 1e-2, 0.02, 0.05, 0.1, 0.2, 0.3)
 """strengths up to where units that go together leave a handful of weights; the paper's end at 0.1"""
 MAX_UNITS = 4096
@@ -99,7 +100,7 @@ def sparse_mapping(
     features: Float[Tensor, "sample unit"] | Any,
     other: Float[Tensor, "sample unit_other"] | Any,
     *,
-    alphas: Sequence[float] = PATH,
+    alphas: Sequence[float] | None = None,
     held_out: float = 0.2,
     random_state: int = 0,
 ) -> SparseMapping:
@@ -111,7 +112,8 @@ def sparse_mapping(
     Args:
         features, other: ``(sample, unit)`` of the same samples, any widths; or both ``(sample, position, unit)`` with the same
             positions, each then an observation.
-        alphas: strengths. held_out: share of samples that the maps are judged on.
+        alphas: strengths; by default 0 to 0.3, and from 0.01 on for sites of more than 128 units or of more units than a quarter of
+            the samples, where weaker ones leave most units in and take minutes. held_out: share of samples that the maps are judged on.
 
     Cost: O(n (p + q)^2) for the moments, O(q (p^2 + s^3)) a round of the solver with s units used, a second pass over held-out
     samples; streams. Takes at most 4,096 units a site. Raises InputError for other shapes or strengths, different samples, fewer
@@ -129,6 +131,9 @@ def sparse_mapping(
         for statistic, rows in ((fitted, ~mine), (others, mine)):
             if rows.any():
                 statistic.update(one[rows], two[rows])
+    if alphas is None:
+        wide = x.n_units > WIDE or 4 * x.n_units > x.n_samples
+        alphas = [alpha for alpha in PATH if alpha >= WEAKEST or not wide]
     path, test = mapping_path(fitted.result(), alphas), others.result()
     errors = np.stack([mapper.score_moments(test) for mapper in path])
     used = np.stack([mapper.n_nonzero_ for mapper in path]).astype(np.float64)
