@@ -39,7 +39,7 @@ from netloupe.subjects import Data, Subject
 TOP_SAMPLES = 6
 _NO_SEQUENCE = "needs samples that follow each other in time; say so with --sequence where they do"
 MOST_COMPARED = 24  # sites in the similarity map; more are thinned evenly
-MOST_NEIGHBOURS = 6  # sites, evenly over depth, of which neighbours are compared by every other comparing lens
+MOST_NEIGHBOURS = 3  # sites, evenly over depth, of which neighbours are compared by every other comparing lens
 ALWAYS: dict[str, Any] = {"moments": Moments, "quantiles": Quantiles, "top": lambda: TopK(TOP_SAMPLES)}
 
 
