@@ -70,7 +70,12 @@ def test_nothing_is_loaded_from_elsewhere(digits: Inspection) -> None:
 def test_pictures_with_the_maximum_marked(digits: Inspection) -> None:
     page = check(digits)
     thumbs = [value for value in page.values("class", "span") if value.startswith("thumb ")]
-    assert len(thumbs) == (6 * 6 + PLACES) * len(digits.sites), "six units of six samples, and the largest scalars"
+    rests = [
+        asked.finding.places()[:PLACES] for site in digits.sites for asked in digits.at(site.name) if asked.finding
+    ]
+    wanted = 6 * 6 * len(digits.sites) + sum(map(len, rests))
+    assert len(thumbs) == wanted, "six units of six samples, and the activations that answers rest on"
+    assert sum(map(len, rests)) >= PLACES * len(digits.sites), "the largest scalars among them"
     labels = page.values("aria-label", "span")
     assert any(re.fullmatch(r"sample \d+, class \d, row \d, column \d", label) for label in labels)
 
