@@ -100,15 +100,31 @@ def alignment(x: Arrangement, y: Arrangement) -> Alignment:
     """CKA ``|X'Y|_F^2 / (|X'X|_F |Y'Y|_F)`` of two arrangements that vary, and its debiased form."""
     both = float(np.vdot(x.gram, y.gram)) if x.by_gram and y.by_gram else _squared(cross_product(x, y))
     biased = both / np.sqrt(x.squared_norm * y.squared_norm)
-    debiased = None
-    if x.n >= 4:
-        xy, xx, yy = (
-            unbiased_product(product, float(a.lengths @ b.lengths), float(a.lengths.sum()), float(b.lengths.sum()), a.n)
-            for product, a, b in ((both, x, y), (x.squared_norm, x, x), (y.squared_norm, y, y))
-        )
-        if xx > 0 and yy > 0:
-            debiased = float(xy / np.sqrt(xx * yy))
+    debiased = debiased_alignment(both, x.squared_norm, y.squared_norm, x.lengths, y.lengths)
     return Alignment(float(min(biased, 1.0)), debiased)
+
+
+def debiased_alignment(
+    both: float,
+    own_x: float,
+    own_y: float,
+    lengths_x: Float[np.ndarray, " sample"],
+    lengths_y: Float[np.ndarray, " sample"],
+) -> float | None:
+    """Debiased CKA from ``|X'Y|_F^2``, ``|X'X|_F^2``, ``|Y'Y|_F^2`` and the squared lengths of the centred samples.
+
+    None below four samples, or where an unbiased estimate of a site's own norm is not positive.
+    """
+    n = len(lengths_x)
+    if n < 4:
+        return None
+    xy, xx, yy = (
+        unbiased_product(product, float(one @ two), float(one.sum()), float(two.sum()), n)
+        for product, one, two in (
+            (both, lengths_x, lengths_y), (own_x, lengths_x, lengths_x), (own_y, lengths_y, lengths_y),
+        )
+    )  # fmt: skip
+    return float(xy / np.sqrt(xx * yy)) if xx > 0 and yy > 0 else None
 
 
 def chance_alignment(x: Arrangement, y: Arrangement) -> float:

@@ -71,6 +71,16 @@ def ask_site(
         return Asked(lens, site, refusal=str(error))
 
 
+def ask_pair(lens: Lens, one: tuple[str, Any], two: tuple[str, Any], **options: Any) -> Asked:
+    """One lens that compares, asked of two sites, each its name and its ``(sample, unit)`` activations."""
+    try:
+        finding = lens.function(one[1], two[1], **options)
+        placed = finding.in_context(site=f"{one[0]} | {two[0]}", n_samples=one[1].shape[0])
+        return Asked(lens, one[0], two[0], placed)
+    except NetloupeError as error:
+        return Asked(lens, one[0], two[0], refusal=str(error))
+
+
 def ask_network(lens: Lens, model: nn.Module, batches: Iterable[Any]) -> Asked:
     """One lens that asks the network itself; it reads ``batches`` as often as it needs."""
     try:

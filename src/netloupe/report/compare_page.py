@@ -15,7 +15,7 @@ from netloupe.report import words
 from netloupe.report.comparison import ALONE, Comparison, SitePair
 from netloupe.report.examples import Gallery, UnitExamples
 from netloupe.report.figures import heat_map
-from netloupe.report.html import Answer, answer, environment, fill, safe, save_page
+from netloupe.report.html import Answer, answer, environment, fill, safe, save_page, shape_of
 from netloupe.report.parties import Party
 
 SHOWN_PAIRS, SHOWN_ALONE, SHOWN_SAMPLES = 4, 3, 4
@@ -172,7 +172,7 @@ def _pair(found: Comparison, pair: SitePair, galleries: tuple[Gallery, Gallery],
             shown = [(largest, gallery.unit(info, unit, most=SHOWN_SAMPLES)) for unit, largest in units[:SHOWN_ALONE]]
             alone.append(AloneView(party.name, info.name, len(units), info.n_units, shown))
     return PairView(
-        f"pair-{index}", pair.site_a, pair.site_b, _shape(info_a), _shape(info_b), float(found.map.values[0, i, j]),
+        f"pair-{index}", pair.site_a, pair.site_b, shape_of(info_a), shape_of(info_b), float(found.map.values[0, i, j]),
         [_row(found.map, name, i, j) for name in found.map.measures], answers, matches, alone,
     )  # fmt: skip
 
@@ -189,11 +189,6 @@ def _row(found: SiteMap, measure: str, i: int, j: int) -> MeasureRow:
 
 def _info(party: Party, site: str) -> SiteInfo:
     return next(info for info in party.sites if info.name == site)
-
-
-def _shape(info: SiteInfo) -> str:
-    places = "\u00d7".join(map(str, info.position_shape)) if info.n_positions > 1 else ""
-    return f"{places} \u00b7 {info.n_units}" if places else str(info.n_units)
 
 
 def _provenance(found: Comparison) -> list[tuple[str, str]]:

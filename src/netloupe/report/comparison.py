@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from netloupe.core.alignment import joint_moments, paired_rows
-from netloupe.core.asking import Asked, ask_network
+from netloupe.core.asking import Asked, ask_network, ask_pair
 from netloupe.core.errors import InputError, NetloupeError
 from netloupe.core.finding import library_versions, plain
-from netloupe.core.lens import Lens, find_lenses, get_lens
+from netloupe.core.lens import find_lenses, get_lens
 from netloupe.core.progress import track
 from netloupe.core.threads import side_by_side
 from netloupe.lenses.similarity.feature_complexity import distinct_features
@@ -158,7 +158,7 @@ def compare(
     work = side_by_side(lambda one: _pair(one[0], features_a[one[0]], one[1], features_b[one[1]]), best)
     pairs = tuple(track(work, "matching units", len(best), progress))
     more = tuple(
-        _ask(lens, (site_a, x), (site_b, y))
+        ask_pair(lens, (site_a, x), (site_b, y))
         for lens in asked for site_a, x in features_a.items() for site_b, y in features_b.items()
     )  # fmt: skip
     merging = tuple(
@@ -177,19 +177,11 @@ def _thin(party: Party) -> dict[str, Any]:
 
 
 def _pair(site_a: str, x: Any, site_b: str, y: Any) -> SitePair:
-    answers = tuple(_ask(function.lens, (site_a, x), (site_b, y), **options) for function, options in OF_UNITS)
+    answers = tuple(ask_pair(function.lens, (site_a, x), (site_b, y), **options) for function, options in OF_UNITS)
     try:
         return SitePair(site_a, site_b, answers, counterparts(x, y))
     except NetloupeError:
         return SitePair(site_a, site_b, answers, None)  # the matching lens says why
-
-
-def _ask(lens: Lens, one: tuple[str, Any], two: tuple[str, Any], **options: Any) -> Asked:
-    try:
-        finding = lens.function(one[1], two[1], **options)
-        return Asked(lens, one[0], two[0], finding.in_context(site=f"{one[0]} | {two[0]}", n_samples=one[1].shape[0]))
-    except NetloupeError as error:
-        return Asked(lens, one[0], two[0], refusal=str(error))
 
 
 def counterparts(features: Any, other: Any) -> Counterparts:

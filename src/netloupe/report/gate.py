@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from netloupe.core.asking import Asked, ask_site
-from netloupe.core.errors import InputError, NetloupeError
+from netloupe.core.asking import Asked, ask_pair, ask_site
+from netloupe.core.errors import InputError
 from netloupe.core.finding import plain
 from netloupe.core.lens import Lens
 from netloupe.report.parties import Party, load_parties, pooled
@@ -133,11 +133,7 @@ def _checks(rule: Rule, old: Party, new: Party, answers: dict[tuple[str, str, st
 def _compared(rule: Rule, site: str, old: Party, new: Party, answers: dict[tuple[str, str, str], Asked]) -> Check:
     key = ("both", rule.lens.name, site)
     if key not in answers:
-        try:
-            finding = rule.lens.function(pooled(new.store, site), pooled(old.store, site))
-            answers[key] = Asked(rule.lens, site, site, finding)
-        except NetloupeError as error:
-            answers[key] = Asked(rule.lens, site, site, refusal=str(error))
+        answers[key] = ask_pair(rule.lens, (site, pooled(new.store, site)), (site, pooled(old.store, site)))
     asked = answers[key]
     if asked.finding is None:
         both = not _varies(old, site) and not _varies(new, site)

@@ -18,7 +18,7 @@ import torch
 import xxhash
 from torch import nn
 
-from netloupe.core.asking import NETWORK, Asked, ask_network, ask_site, has_classes, statistics_of
+from netloupe.core.asking import NETWORK, Asked, ask_network, ask_pair, ask_site, has_classes, statistics_of
 from netloupe.core.batches import prepare
 from netloupe.core.capture import CaptureOptions, Observation, list_sites, tap
 from netloupe.core.errors import InputError, NetloupeError, StoreError
@@ -130,7 +130,9 @@ def inspect(
         known = _similarities(compared, store) if lens.function is cka else {}
         for one, two in track(pairs, "comparing", len(pairs), progress):
             found = known.get((one, two))
-            answers.append(Asked(lens, one, two, found) if found else _compare(lens, one, two, store))
+            answers.append(
+                Asked(lens, one, two, found) if found else ask_pair(lens, (one, store[one]), (two, store[two]))
+            )
     context = {
         "subject": {"model": subject.identity, "data": data.identity}, "n_samples": observation.n_samples,
         "date": datetime.now(UTC).isoformat(timespec="seconds"), "seed": 0,
@@ -153,13 +155,6 @@ def thinned(names: Sequence[str], most: int = MOST_COMPARED) -> list[str]:
     if len(names) <= most:
         return list(names)
     return [str(names[round(place)]) for place in np.linspace(0, len(names) - 1, most).tolist()]
-
-
-def _compare(lens: Lens, one: str, two: str, store: Store) -> Asked:
-    try:
-        return Asked(lens, one, two, lens.function(store[one], store[two]))
-    except NetloupeError as error:
-        return Asked(lens, one, two, refusal=str(error))
 
 
 def _similarities(compared: Sequence[str], store: Store) -> dict[tuple[str, str], CKA]:

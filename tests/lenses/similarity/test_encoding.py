@@ -120,6 +120,7 @@ def test_a_lens_and_a_finding(tmp_path):
         (lambda x, y: fit_ridge_cv(x[:8], y[:8]), "at least 10"),
         (lambda x, y: fit_ridge_cv(x * np.nan, y), "nan at sample 0"),
         (lambda x, y: fit_ridge_cv(np.ones_like(x), y), "same for every sample"),
+        (lambda x, y: fit_ridge_cv(x, np.ones_like(y)), "no response varies"),
         (lambda x, y: fit_ridge_cv(x, np.where(np.arange(120)[:, None] > 3, np.nan, y)), "at least two are needed"),
         (lambda x, y: fit_ridge_cv(x, y * np.inf), "infinite"),
         (lambda x, y: fit_ridge_cv(x, y, ceiling=np.ones(3)), "7 targets"),

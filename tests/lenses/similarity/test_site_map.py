@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -13,7 +14,9 @@ import pytest
 
 from netloupe.core.errors import InputError
 from netloupe.core.finding import Finding
+from netloupe.core.rows import as_rows
 from netloupe.core.store import SiteSpec, Store, StoreWriter
+from netloupe.lenses.similarity import site_moments
 from netloupe.lenses.similarity.cka import cka
 from netloupe.lenses.similarity.rsa import rsa
 from netloupe.lenses.similarity.site_map import MEASURES, SiteMap, site_map
@@ -122,6 +125,25 @@ def test_stores_give_what_memory_gives_and_a_finding_is_saved_and_drawn(found: S
     assert "CKA" in found.paragraph()
 
 
+def test_sites_that_are_kept_and_sites_that_are_read_again_go_together(monkeypatch: pytest.MonkeyPatch):
+    """A narrow site stays in memory, a wide one is read in blocks for every pair, one with more units than samples is turned."""
+    rng = np.random.default_rng(0)
+    narrow, wide, widest = (rng.standard_normal((300, d)) for d in (4, 40, 700))
+    wide[:, :4] += 2 * narrow
+    whole = site_map({"narrow": narrow, "wide": wide}, {"wide": wide, "widest": widest})
+    monkeypatch.setattr(site_moments, "_KEPT_BYTES", 300 * 4 * 8)
+    monkeypatch.setattr(site_moments, "as_rows", partial(as_rows, batch_size=64))
+    pieces = site_map({"narrow": narrow, "wide": wide}, {"wide": wide, "widest": widest})
+    for name in ("values", "low", "high", "ceilings_a", "ceilings_b"):
+        np.testing.assert_allclose(getattr(pieces, name), getattr(whole, name), atol=1e-6, err_msg=name)
+
+
+def test_four_samples_have_an_interval():
+    x = np.random.default_rng(1).standard_normal((4, 3))
+    made = site_map({"x": x}, {"y": x + 0.1}, ["rsa"], n_draws=400)
+    assert np.isfinite([made.low[0, 0, 0], made.high[0, 0, 0]]).all()
+
+
 def test_sites_without_an_answer_are_named_and_the_rest_answered():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((60, 5))
@@ -131,6 +153,7 @@ def test_sites_without_an_answer_are_named_and_the_rest_answered():
     assert made.of("cka")[0, 0] == pytest.approx(1)
     assert np.isnan(made.values[:, 1]).all()
     assert any("'flat' is the same for every sample" in sentence for sentence in made.refusals)
+    assert any(sentence.startswith("RSA of flat: ") for sentence in made.refusals)
     assert any("by counting alone" in sentence and "many" in sentence for sentence in made.refusals)
     assert np.isnan(made.ceilings_a[0, 2])
     assert len(made.best()) == 2

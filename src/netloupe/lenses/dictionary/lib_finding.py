@@ -18,6 +18,7 @@ from netloupe.core.capture import list_sites
 from netloupe.core.errors import InputError
 from netloupe.core.finding import Finding
 from netloupe.core.lens import lens
+from netloupe.core.sites import SiteInfo
 from netloupe.lenses.dictionary.lib import InteractionBasis, interaction_basis
 from netloupe.lenses.dictionary.lib_cut import cut
 from netloupe.lenses.dictionary.lib_edges import interaction_edges
@@ -105,14 +106,13 @@ def carrying(edges: Float[Tensor, "feature_out feature_in"] | Any, share: float 
     return 0 if total <= 0 else int(np.searchsorted(np.cumsum(values), share * total) + 1)
 
 
-def node_layers(model: nn.Module, data: Any) -> list[str]:
-    """What enters each linear layer on ``(sample, unit)`` and what leaves the last: the node layers of a plain network."""
-    flat = [info.name for info in list_sites(model, data) if len(info.shape) == 1]
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    chosen = [name for name in flat if name in linear]
+def node_layers(model: nn.Module, infos: Sequence[SiteInfo]) -> list[SiteInfo]:
+    """What each linear layer on ``(sample, unit)`` gives: where a plain network can be cut. InputError where there is none."""
+    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    chosen = [info for info in infos if len(info.shape) == 1 and info.name in linear]
     if not chosen:
         raise InputError("the network has no linear layer on (sample, unit); name the sites to cut it at")
-    return [*(f"{name}:in" for name in chosen), chosen[-1]]
+    return chosen
 
 
 @lens(
@@ -137,9 +137,7 @@ def local_interactions(
     ``sites`` also for a network whose parameters times features times samples exceed 2e11.
     """
     batches = _front(model, data, max_samples)
-    chosen = list(sites) if sites is not None else node_layers(model, batches)
-    if sites is None:
-        _refuse_long(model, batches, chosen)
+    chosen = list(sites) if sites is not None else _unasked(model, batches)
     acts, maps = cut(model, chosen, batches)
     widest = max(each.shape[-1] for each in acts)
     if widest > MOST_UNITS:
@@ -168,8 +166,10 @@ def local_interactions(
     )  # fmt: skip
 
 
-def _refuse_long(model: nn.Module, batches: list[Any], chosen: Sequence[str]) -> None:
-    n_features = sum(info.n_units for info in list_sites(model, batches, chosen))
+def _unasked(model: nn.Module, batches: list[Any]) -> list[str]:
+    """What enters each linear layer of a plain network and what leaves the last, where that is not the work of minutes."""
+    chosen = node_layers(model, list_sites(model, batches))
+    n_features = sum(info.n_units for info in chosen)
     n_samples = sum(prepare(raw, model).n_samples for raw in batches)
     work = sum(parameter.numel() for parameter in model.parameters()) * n_features * n_samples
     if work > MOST_WORK:
@@ -177,6 +177,7 @@ def _refuse_long(model: nn.Module, batches: list[Any], chosen: Sequence[str]) ->
             f"{n_features} features of a network of this size would take {work / MOST_WORK:.1f} times what is asked for unasked; "
             "name the sites to cut it at, or give fewer samples"
         )
+    return [*(f"{info.name}:in" for info in chosen), chosen[-1].name]
 
 
 def _front(model: nn.Module, data: Any, most: int) -> list[Any]:

@@ -133,7 +133,7 @@ def fit_ridge_cv(
     Cost: one pass, O(n p (p + v)), then n_splits^2 / 2 eigendecompositions O(p^3) and O(alphas p^2 v) for each split; memory
     8 n_splits (p^2 + p v) bytes. More units than samples (up to 8,192 samples) are turned into as many coordinates as samples
     first, in memory. Raises InputError for shapes that do not fit, too few samples or groups, negative
-    penalties, or a target that is missing in all samples of the others of some fold; NonFiniteError for NaN in features.
+    penalties, responses none of which varies, or a target with fewer than two responses in some fold; NonFiniteError for NaN in features.
     """
     x = as_rows(features, ndim=(2,), min_samples=2 * n_splits)
     y, missing = _responses(responses, x.n_samples)
@@ -153,6 +153,8 @@ def fit_ridge_cv(
     total, explained, each, best, coef, intercept = (
         np.concatenate(pieces, axis=-1)[..., order] for pieces in zip(*made, strict=True)
     )
+    if np.isnan(total).all():
+        raise InputError("no response varies over the samples in any fold, so there is nothing to predict")
     return EncodingResult(
         total, explained, each, best, coef if turn is None else turn @ coef, intercept,
         None if ceiling is None else np.asarray(ceiling, dtype=np.float64), x.n_samples,

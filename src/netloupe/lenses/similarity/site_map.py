@@ -149,11 +149,13 @@ def site_map(
             else:
                 place = (at[name], i, j)
                 values[place], low[place], high[place], chance[place] = one
-    for name in (name for name in measures if name in PAIR_MEASURES):
-        tables = pair_tables(sides_a, sides_b, name, pair_samples, n_draws, random_state)
-        values[at[name]], low[at[name]], high[at[name]] = tables.values, tables.low, tables.high
-        ceilings[0][at[name]], ceilings[1][at[name]] = tables.ceilings_a, tables.ceilings_b
-        chance[at[name]] = np.where(np.isnan(tables.values), np.nan, 0.0)
+    paired = [name for name in measures if name in PAIR_MEASURES]
+    tables, silent = pair_tables(sides_a, sides_b, paired, pair_samples, n_draws, random_state)
+    refusals |= dict.fromkeys(f"{NAMES[name]} of {site}: {why}" for name in paired for site, why in silent.items())
+    for name, found in tables.items():
+        values[at[name]], low[at[name]], high[at[name]] = found.values, found.low, found.high
+        ceilings[0][at[name]], ceilings[1][at[name]] = found.ceilings_a, found.ceilings_b
+        chance[at[name]] = np.where(np.isnan(found.values), np.nan, 0.0)
     return SiteMap(
         tuple(sites_a), tuple(sites_b), tuple(measures), values, low, high, chance, ceilings[0], ceilings[1], tuple(refusals), sides_a[0].n,
         context=Context(n_samples=sides_a[0].n, seed=random_state, options={"n_draws": n_draws, "pair_samples": pair_samples}),

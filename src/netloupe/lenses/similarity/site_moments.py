@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from netloupe.core.arrangement import unbiased_product
+from netloupe.core.arrangement import debiased_alignment
 from netloupe.core.errors import InputError
 from netloupe.core.rows import Rows, as_rows
 from netloupe.lenses.similarity.subspace import KEPT, White, canonical, white
@@ -35,10 +35,10 @@ class Side:
     A half with more units than samples is given by its principal coordinates, in which every measure here is the same.
     """
 
-    def __init__(self, name: str, rows: Rows, random_state: int) -> None:
+    def __init__(self, name: str, rows: Rows, random_state: int, place: int) -> None:
         self.name, self.rows, self.n = name, rows, rows.n_samples
         self.random_state = random_state
-        order = np.random.default_rng(random_state).permutation(rows.n_units)
+        order = np.random.default_rng(random_state + place).permutation(rows.n_units)
         self.halves_of_units = np.split(order, [rows.n_units // 2])
         total = np.zeros(rows.n_units)
         for batch in rows:
@@ -46,29 +46,32 @@ class Side:
         self.mean = total / self.n
 
     def __iter__(self) -> Iterator[Float[np.ndarray, "batch axis"]]:
-        return iter(self._whole) if self._whole is not None else self._read()
+        """Centred samples in the blocks of ``rows``, whether they are kept or read: pairs walk their blocks together."""
+        return iter(self._kept) if self._kept is not None else self._read()
+
+    @property
+    def _turned(self) -> bool:
+        """Whether a half of the units is given by as many coordinates as samples."""
+        return max(len(half) for half in self.halves_of_units) > self.n and self.n <= MAX_GRAM
 
     @cached_property
-    def _whole(self) -> list[np.ndarray] | None:
-        """Everything, where it fits or has to be turned."""
-        wide = max(len(half) for half in self.halves_of_units) > self.n
-        if wide and self.n <= MAX_GRAM:
-            values = np.concatenate(list(self._read()))
-            middle = len(self.halves_of_units[0])
-            return [np.concatenate([_coordinates(part) for part in np.split(values, [middle], axis=1)], axis=1)]
-        small = self.n * self.rows.n_units * 8 <= _KEPT_BYTES
-        return [np.concatenate(list(self._read()))] if small else None
+    def _kept(self) -> list[np.ndarray] | None:
+        """Every block, where all fit or have to be turned."""
+        if self._turned:
+            parts = np.split(np.concatenate(list(self._read())), [len(self.halves_of_units[0])], axis=1)
+            values = np.concatenate([_coordinates(part) for part in parts], axis=1)
+            return [values[i : i + self.rows.batch_size] for i in range(0, self.n, self.rows.batch_size)]
+        return list(self._read()) if self.n * self.rows.n_units * 8 <= _KEPT_BYTES else None
 
     def _read(self) -> Iterator[np.ndarray]:
         order = np.concatenate(self.halves_of_units)
         return ((batch.values.double().numpy() - self.mean)[:, order] for batch in self.rows)
 
-    @cached_property
+    @property
     def middle(self) -> int:
         """Where the second half of the axes begins."""
-        if self._whole is None:
-            return len(self.halves_of_units[0])
-        return min(len(self.halves_of_units[0]), self.n) if self.halves_of_units[0].size else 0
+        first = len(self.halves_of_units[0])
+        return min(first, self.n) if self._turned else first
 
     @cached_property
     def scatter(self) -> Float[np.ndarray, "axis axis"]:
@@ -156,9 +159,7 @@ def aligned_sides(
         said = " and ".join(f"{n} at '{name}'" for n, name in list(counts.items())[:2])
         raise InputError(f"there are {said}; the same samples are needed at all sites of both networks")
     size = min(rows.batch_size for _, rows in given)
-    sides = [Side(name, Rows(rows.source, None, None, size), random_state + i) for i, (name, rows) in enumerate(given)]
-    for side in sides:
-        side.random_state = random_state
+    sides = [Side(name, Rows(rows.source, None, None, size), random_state, i) for i, (name, rows) in enumerate(given)]
     return sides[: len(sites_a)], sides[len(sites_a) :]
 
 
@@ -191,16 +192,10 @@ def _cka(a: Side, b: Side, cross: np.ndarray) -> Measured:
 
 
 def _debiased(both: float, own_a: float, own_b: float, lengths_a: np.ndarray, lengths_b: np.ndarray) -> float:
-    n = len(lengths_a)
-    xy, xx, yy = (
-        unbiased_product(product, float(one @ two), float(one.sum()), float(two.sum()), n)
-        for product, one, two in (
-            (both, lengths_a, lengths_b), (own_a, lengths_a, lengths_a), (own_b, lengths_b, lengths_b),
-        )
-    )  # fmt: skip
-    if not (xx > 0 and yy > 0):
+    found = debiased_alignment(both, own_a, own_b, lengths_a, lengths_b)
+    if found is None:
         raise InputError("there are too few samples to tell the sites' own arrangement from noise; give more")
-    return float(np.clip(xy / np.sqrt(xx * yy), -1, 1))
+    return float(np.clip(found, -1, 1))
 
 
 def _svcca(a: Side, b: Side, cross: np.ndarray) -> Measured:
