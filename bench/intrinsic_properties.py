@@ -13,11 +13,9 @@ import argparse
 from functools import partial
 
 import numpy as np
-import torch
 from scipy.spatial.distance import pdist
 from sklearn.neighbors import NearestNeighbors
-from support.timing import alternate, exponent, print_table
-from threadpoolctl import threadpool_limits
+from support.timing import alternate, print_growth, print_table
 
 from netloupe.core.neighbours import nearest
 from netloupe.data.sharp_manifolds import flat_samples
@@ -101,15 +99,12 @@ def main() -> None:
     parser.add_argument("--labelled", type=int, nargs="+", default=[500, 1000, 2000])
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        for run, sizes in ((dimensions, options.samples), (sharpness, options.labelled)):
-            times: dict[str, list[float]] = {}
-            for n in sizes:
-                run(n, options.units, options.repeats, times)
-            if len(sizes) > 1:
-                for name, values in times.items():
-                    print(f"{name:<36} grows as n^{exponent(np.array(sizes), np.array(values)):.2f}")
+    print_growth(
+        [
+            (lambda n, times: dimensions(n, options.units, options.repeats, times), options.samples),
+            (lambda n, times: sharpness(n, options.units, options.repeats, times), options.labelled),
+        ]
+    )
 
 
 if __name__ == "__main__":

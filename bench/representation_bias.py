@@ -13,13 +13,11 @@ import argparse
 from functools import partial
 
 import numpy as np
-import torch
 from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
-from support.timing import alternate, exponent, print_table
-from threadpoolctl import threadpool_limits
+from support.timing import alternate, print_growth, print_table
 
 from netloupe.lenses.information.variance import label_variance, variance_explained
 from netloupe.lenses.similarity.rsa import rsa
@@ -80,15 +78,12 @@ def main() -> None:
     parser.add_argument("--stimuli", type=int, nargs="+", default=[256, 512, 1024, 2048])
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        for run, sizes in ((shares, options.samples), (similarity, options.stimuli)):
-            times: dict[str, list[float]] = {}
-            for n in sizes:
-                run(n, options.units, options.repeats, times)
-            if len(sizes) > 1:
-                for name, values in times.items():
-                    print(f"{name:<28} grows as n^{exponent(np.array(sizes), np.array(values)):.2f}")
+    print_growth(
+        [
+            (lambda n, times: shares(n, options.units, options.repeats, times), options.samples),
+            (lambda n, times: similarity(n, options.units, options.repeats, times), options.stimuli),
+        ]
+    )
 
 
 if __name__ == "__main__":

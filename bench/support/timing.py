@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
 
 
 def alternate(
@@ -46,3 +48,18 @@ def print_table(seconds: Mapping[str, np.ndarray], beside: str) -> None:
 def exponent(sizes: np.ndarray, seconds: np.ndarray) -> float:
     """Slope of log seconds on log size: 1 is linear."""
     return float(np.polyfit(np.log(np.asarray(sizes, float)), np.log(np.asarray(seconds, float)), 1)[0])
+
+
+def print_growth(
+    runs: Sequence[tuple[Callable[[int, dict[str, list[float]]], object], Sequence[int]]],
+) -> None:
+    """Runs each ``run(n, times)`` at its sizes on one thread, and prints with what power of ``n`` every time that it noted grows."""
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        for run, sizes in runs:
+            times: dict[str, list[float]] = {}
+            for n in sizes:
+                run(n, times)
+            if len(sizes) > 1:
+                for name, values in times.items():
+                    print(f"{name:<36} grows as n^{exponent(np.array(sizes), np.array(values)):.2f}")

@@ -97,6 +97,8 @@ def test_published_concordance():
     apart = y + torch.tensor([0.0, 10, 20])
     shifted = p + torch.tensor([0.0, 10, 20])
     assert concordance(shifted, apart) > 0.9, "differences between voxels pass for agreement"
+    levels = torch.tensor([0.0, 10.0]).repeat(2000, 1)
+    assert float(concordance(levels, levels + seeded((2000, 2), 3))) == pytest.approx(50 / 51, abs=2e-3), "means alone"
     assert concordance(shifted, apart, per_voxel=True) == pytest.approx(
         float(concordance(p, y, per_voxel=True)), abs=1e-4
     )

@@ -34,14 +34,8 @@ def smoke() -> StudyResult:
     return run_study("convergent-learning", "smoke", seed=0)
 
 
-def test_smoke_measures_every_claim(smoke: StudyResult):
-    assert [claim.name for claim in smoke.claims] == NAMES
-    for claim in smoke.claims:
-        assert claim.measured is not None
-        assert claim.control_is_negative, claim.name
-    by_name = {claim.name: claim for claim in smoke.claims}
-    for name in ("beyond-chance", "few-predict", "information-unbiased"):
-        assert by_name[name].verdict == "reproduced", name
+def test_smoke_measures_every_claim(smoke: StudyResult, whole):
+    by_name = whole(smoke, NAMES, ("beyond-chance", "few-predict", "information-unbiased"))
     assert "recovered for 100 %" in by_name["units-alone"].note
     assert by_name["few-predict"].control == pytest.approx(0.5, abs=0.05)
 

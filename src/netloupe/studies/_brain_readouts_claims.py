@@ -220,15 +220,11 @@ def three_zones(setting: Setting, seeds: Sequence[int]) -> Claim:
         axes.legend(frameon=False, fontsize="small")
 
     won = [float((np.nan_to_num(one.scores).argmax(0) > 0).mean()) for one in null]
-    means = np.mean(
-        [[one.scores[i, one.truth == j].mean() for j in range(3)] for i in range(3) for one in found], axis=1
-    )
     return Claim(
         "zones", statement, **over_seeds([one.accuracy for one in found]), bar=bar,
         control=float(np.mean([one.accuracy for one in null])), control_statement=against,
         note=f"Three times {setting.n_voxels} voxels, {setting.captions} scenes of one or two objects; captions by template, read by "
-        f"MiniLM. Language wins for {100 * np.mean(won):.0f} % of voxels with captions of other images. "
-        f"Mean correlation over all pairs of features and zones {np.mean(means):.2f}.",
+        f"MiniLM. Language wins for {100 * np.mean(won):.0f} % of voxels with captions of other images.",
         plot=scatter,
     )  # fmt: skip
 
