@@ -131,7 +131,7 @@ def test_a_non_negative_factorisation_is_a_dictionary_too():
     draw = np.random.default_rng(0)
     x = np.maximum(draw.standard_normal((60, 3)), 0) @ np.maximum(draw.standard_normal((3, 8)), 0)
     made = NonNegativeDictionary(3, solver="nnls", random_state=0).fit(x)
-    found = made.to_dictionary("act")
+    found = made.dictionary("act")
     assert (found.rule, found.site, len(found)) == ("nonnegative", "act", 3)
     np.testing.assert_allclose(
         found.reconstruct(torch.from_numpy(x)).numpy(), made.decode(made.transform(x)), atol=2e-3

@@ -6,7 +6,8 @@ loaded, compared and put into a network.
 
 On disk it is one safetensors file. Tensors: ``directions`` ``(feature, unit)``, ``offset`` ``(unit,)`` and, where the rule has
 them, ``weight`` ``(feature, unit)``, ``bias`` and ``threshold`` ``(feature,)``, ``scale`` ``(feature,)``. Metadata: ``format`` =
-``netloupe-dictionary``, ``version`` = ``1``, ``rule``, ``k``, ``site``, ``made_by`` and ``options`` (JSON).
+``netloupe-dictionary``, ``version`` = ``1``, ``rule``, ``k``, ``centred``, ``groups``, ``normed`` (the last two may be absent: 1 and
+0), ``site``, ``made_by`` and ``options`` (JSON).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -32,9 +34,10 @@ from netloupe.core.rows import as_rows
 from netloupe.core.statistics import Covariance
 from netloupe.core.training import Loss
 
-Rule = Literal["linear", "nonnegative", "relu", "topk", "threshold"]
+Rule = Literal["linear", "nonnegative", "relu", "topk", "threshold", "nearest"]
 FORMAT, VERSION = "netloupe-dictionary", "1"
 _TENSORS = ("directions", "offset", "weight", "bias", "threshold", "scale")
+NORM_EPS = 1e-5  # of ``normed``, as torch's LayerNorm has it
 _FLOOR = 1e-6  # keeps multiplicative steps from getting stuck at exactly 0 and from dividing by it
 
 
@@ -59,6 +62,10 @@ class Dictionary:
     - ``nonnegative``: the non-negative least squares of ``x - offset`` on the directions (semi-NMF, NMF), by multiplicative steps.
     - ``relu``: ``max(pre, 0)``. ``topk``: the ``k`` largest of ``pre * scale``, rectified; the rest 0.
     - ``threshold``: ``pre`` where it exceeds ``threshold`` and 0, else 0 (JumpReLU; BatchTopK once trained).
+    - ``nearest``: 1 at the ``k`` largest of ``pre``, the rest 0 (codebooks). With ``groups`` the features, and the units if
+      ``normed``, are cut in as many equal parts, and each part of the features has its own ``k``.
+
+    ``normed`` layer-normalises ``x - input_offset`` (each part of the units by itself) before ``weight``.
 
     ``site`` names where it was learned (``block.ffn.down:in``), ``made_by`` what made it, ``options`` with what settings.
     Raises InputError for shapes that do not fit together and NonFiniteError for NaN.
@@ -75,6 +82,8 @@ class Dictionary:
     scale: Float[Tensor, " feature"] | None = None
     k: int = 0
     centred: bool = True
+    groups: int = 1
+    normed: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -94,8 +103,16 @@ class Dictionary:
             value = getattr(self, name)
             if value is not None and not bool(torch.isfinite(value).all()):
                 raise NonFiniteError(f"the dictionary's {name} hold NaN or infinity; train or load it again")
-        if self.rule == "topk" and not 1 <= self.k <= n:
-            raise InputError(f"k is {self.k}, expected 1 to {n}, the number of features")
+        if self.groups < 1 or n % self.groups or (self.normed and d % self.groups):
+            raise InputError(
+                f"groups is {self.groups}, expected a number that divides {n} features and {d} units evenly"
+            )
+        if (self.groups > 1 or self.normed) and self.rule == "nonnegative":
+            raise InputError("the rule 'nonnegative' knows neither groups nor a normalisation; use rule='nearest'")
+        if self.groups > 1 and self.rule not in ("topk", "nearest"):
+            raise InputError(f"the rule '{self.rule}' knows no groups; use topk or nearest")
+        if self.rule in ("topk", "nearest") and not 1 <= self.k <= n // self.groups:
+            raise InputError(f"k is {self.k}, expected 1 to {n // self.groups}, the number of features")
         if self.rule == "threshold" and self.threshold is None:
             raise InputError("the rule 'threshold' needs threshold, one number for each feature")
 
@@ -125,6 +142,9 @@ class Dictionary:
             return nonnegative_codes(rows, self.directions).reshape(*x.shape[:-1], len(self))
         if self.offset is not None and self.centred:
             x = x - self.offset
+        if self.normed:
+            parts = x.reshape(*x.shape[:-1], self.groups, -1)
+            x = F.layer_norm(parts, parts.shape[-1:], eps=NORM_EPS).reshape(x.shape)
         pre = x @ (self.directions if self.weight is None else self.weight).T
         pre = pre if self.bias is None else pre + self.bias
         return self._active(pre)
@@ -137,9 +157,11 @@ class Dictionary:
         if self.rule == "threshold":
             assert self.threshold is not None
             return torch.where(pre > self.threshold.clamp_min(0), pre, torch.zeros_like(pre))
-        ranked = pre if self.scale is None else pre * self.scale
+        ranked = pre if self.scale is None or self.rule == "nearest" else pre * self.scale
+        ranked = ranked.reshape(*pre.shape[:-1], self.groups, -1)
         values, chosen = ranked.topk(self.k, dim=-1)
-        return torch.zeros_like(pre).scatter(-1, chosen, values.relu())
+        codes = torch.ones_like(values) if self.rule == "nearest" else values.relu()
+        return torch.zeros_like(ranked).scatter(-1, chosen, codes).reshape(pre.shape)
 
     def decode(self, codes: Float[Tensor, "*rows feature"] | Any) -> Float[Tensor, "*rows unit"]:
         """Activations that codes stand for. Raises InputError for another number of codes, or negative ones where none can be."""
@@ -169,9 +191,23 @@ class Dictionary:
 
     def steer(self, feature: int, strength: float, site: str = "") -> Edit:
         """The edit that adds ``strength`` times one feature's direction, of length 1; negative takes away."""
+        return steer(site or self._site(), self._direction(feature), strength)
+
+    def ablate(self, feature: int, site: str = "") -> Edit:
+        """The edit that takes one feature's contribution ``code * direction`` away and leaves the rest, what no feature explains too."""
+        direction = self._direction(feature)
+
+        def change(a: Tensor) -> Tensor:
+            here = self.to(a.device)
+            codes = here.encode(a)[..., feature, None]
+            return a - (codes if here.scale is None else codes / here.scale[feature]).to(a) * direction.to(a)
+
+        return replace_with(site or self._site(), change)
+
+    def _direction(self, feature: int) -> Float[Tensor, " unit"]:
         if not 0 <= feature < len(self):
             raise InputError(f"feature {feature} was asked for, there are 0 to {len(self) - 1}")
-        return steer(site or self._site(), self.directions[feature], strength)
+        return self.directions[feature]
 
     def loss_recovered(self, model: nn.Module, data: Any, loss: Loss = natural_loss, site: str = "") -> LossRecovered:
         """Share of the loss between a zeroed site and the network as it is that the reconstruction wins back.
@@ -201,7 +237,8 @@ class Dictionary:
         """A copy on another device or of another number type, as ``Tensor.to``."""
         moved: dict[str, Any] = {name: None if (v := getattr(self, name)) is None else v.to(*args) for name in _TENSORS}
         return Dictionary(
-            rule=self.rule, site=self.site, made_by=self.made_by, k=self.k, centred=self.centred, options=self.options, **moved
+            rule=self.rule, site=self.site, made_by=self.made_by, k=self.k, centred=self.centred, groups=self.groups,
+            normed=self.normed, options=self.options, **moved
         )  # fmt: skip
 
     def save(self, path: str | Path) -> Path:
@@ -209,6 +246,7 @@ class Dictionary:
         tensors = {n: v.detach().cpu().contiguous().clone() for n in _TENSORS if (v := getattr(self, n)) is not None}
         meta = {
             "format": FORMAT, "version": VERSION, "rule": self.rule, "k": str(self.k), "centred": str(int(self.centred)),
+            "groups": str(self.groups), "normed": str(int(self.normed)),
             "site": self.site, "made_by": self.made_by, "options": json.dumps(dict(self.options), sort_keys=True),
         }  # fmt: skip
         target = Path(path)
@@ -237,6 +275,7 @@ class Dictionary:
             )
         return cls(
             rule=meta["rule"], k=int(meta["k"]), centred=meta["centred"] == "1", site=meta["site"], made_by=meta["made_by"],
+            groups=int(meta.get("groups", "1")), normed=meta.get("normed", "0") == "1",
             options=json.loads(meta["options"]), **{name: tensors[name] for name in _TENSORS if name in tensors},
         )  # fmt: skip
 

@@ -151,3 +151,9 @@ def _calibrated() -> tuple[int, int]:
 
 
 _OVERHEAD, _REFERENCES_OF_A_BASE = _calibrated()
+
+
+def last_linear(model: nn.Module) -> tuple[str, nn.Linear] | None:
+    """Path and module of the linear layer that is registered last, which in most networks is the head; None without one."""
+    linear = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return linear[-1] if linear else None

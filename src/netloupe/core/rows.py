@@ -144,3 +144,40 @@ def _require_finite(values: Tensor, mask: Any, start: int, stop: int) -> None:
             f"features are {float(values[tuple(place)])} at sample {start + place[0]}, unit {place[-1]}; "
             "remove such samples or look for an overflow in the network"
         )
+
+
+class PositionRows:
+    """Activations ``(sample, position, unit)`` read as rows ``(sample * position, unit)``, padding left out.
+
+    Takes slices and arrays of row numbers, and reads only the samples these need. With a mask it holds one number a row.
+    Raises InputError for other shapes and a mask that leaves nothing.
+    """
+
+    def __init__(self, source: Any, mask: Any = None) -> None:
+        if len(source.shape) != 3:
+            raise InputError(f"features have shape {tuple(source.shape)}, expected (sample, position, unit)")
+        found = _mask(mask, tuple(source.shape))
+        self.source, self.n_positions = source, int(source.shape[1])
+        self.kept = None if found is None else np.flatnonzero(np.asarray(found).reshape(-1))
+        n_rows = int(source.shape[0]) * self.n_positions if self.kept is None else len(self.kept)
+        if n_rows == 0:
+            raise InputError("the mask leaves no position; at least one is needed")
+        self.shape = (n_rows, int(source.shape[2]))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> Tensor:
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(len(self))
+            chosen = np.arange(start, stop, step)
+        else:
+            chosen = np.asarray(rows).reshape(-1)
+        if not len(chosen):
+            return torch.as_tensor(self.source[0:0]).reshape(0, self.shape[1])
+        samples, positions = np.divmod(chosen if self.kept is None else self.kept[chosen], self.n_positions)
+        if isinstance(rows, slice):
+            first = int(samples.min())
+            return torch.as_tensor(self.source[first : int(samples.max()) + 1])[samples - first, positions]
+        wanted, place = np.unique(samples, return_inverse=True)
+        return torch.as_tensor(self.source[wanted])[place, positions]

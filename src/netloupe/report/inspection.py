@@ -23,6 +23,7 @@ from netloupe.core.batches import prepare
 from netloupe.core.capture import CaptureOptions, Observation, list_sites, tap
 from netloupe.core.errors import InputError, NetloupeError, StoreError
 from netloupe.core.finding import library_versions, plain
+from netloupe.core.forward import last_linear
 from netloupe.core.isolation import guest
 from netloupe.core.lens import Lens, find_lenses, get_lens
 from netloupe.core.progress import track
@@ -168,10 +169,10 @@ def _similarities(compared: Sequence[str], store: Store) -> dict[tuple[str, str]
 
 def _classifier(model: nn.Module, batches: Iterable[Any], names: Iterable[str]) -> dict[str, tuple[Any, Any]]:
     """The site that feeds the network's last linear layer, with that layer's weight and bias, if there is one."""
-    linear = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not linear:
+    found = last_linear(model)
+    if found is None:
         return {}
-    path, head = linear[-1]
+    path, head = found
     batch = prepare(next(iter(batches)), model)
     with guest(model), torch.no_grad(), tap(model, [*names, f"{path}:in"]) as values:
         model(*batch.args, **batch.kwargs)

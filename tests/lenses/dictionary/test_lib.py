@@ -226,7 +226,7 @@ def test_what_does_not_matter_is_dropped():
     basis, pca = (interaction_basis(acts, [f], basis=kind) for kind in ("jacobian", "pca"))
     assert float(basis.C[0][10:13, 1:].abs().max()) < 1e-10
     assert float(pca.C[0][10:13, 1:].pow(2).sum()) == pytest.approx(3)
-    dictionary = basis.to_dictionary(0, "input")
+    dictionary = basis.dictionary(0, "input")
     torch.testing.assert_close(dictionary.encode(given.double()), basis.encode(0, given)[:, 1:])
     torch.testing.assert_close(
         dictionary.decode(dictionary.encode(given.double())), basis.decode(0, basis.encode(0, given))

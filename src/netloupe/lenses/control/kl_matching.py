@@ -18,8 +18,6 @@ from netloupe.core.errors import InputError
 from netloupe.core.intervene import intervene, steer
 from netloupe.core.losses import logits_of
 
-KL_TARGETS = (0.025, 0.05, 0.1, 0.15, 0.25, 0.35, 0.5)
-
 
 class KLMatch(NamedTuple):
     """``alpha``: length of the step found, ``kl`` there, ``converged``: within ``tol`` of the target, ``n_runs`` of the network."""
@@ -54,7 +52,7 @@ def kl_matched_alpha(
     model: nn.Module,
     site: str,
     direction: Float[Tensor, " unit"],
-    ids: Int[Tensor, "prompt position"],
+    ids: Int[Tensor, "prompt position"] | Any,
     target: float,
     low: float = 1.0,
     high: float = 2000.0,
@@ -64,7 +62,8 @@ def kl_matched_alpha(
     """Bisection for ``alpha`` with ``KL(base || h + alpha unit(direction)) = target`` after the last token of neutral prompts.
 
     Args:
-        site: where the direction is added, at all positions. ids: prompts of one length, such as the tokens of "I think that".
+        site: where the direction is added, at all positions. ids: prompts of one length, such as the tokens of "I think that"; for
+            a network without positions in its outputs any data that :func:`netloupe.core.capture.run_all` takes.
         target: nats. low, high: bracket; where ``low`` already disturbs more, 0 to ``low`` is searched instead.
         steps, tol: most halvings, and how near is near enough, in nats.
 

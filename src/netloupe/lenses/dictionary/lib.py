@@ -94,7 +94,7 @@ class InteractionBasis:
             )
         return values @ matrix
 
-    def to_dictionary(self, layer: int, site: str = "") -> Dictionary:
+    def dictionary(self, layer: int, site: str = "") -> Dictionary:
         """The layer's features, the constant left out, as a linear dictionary around the mean.
 
         Raises InputError for a layer there is not, or activations that bring their own constant (``official``).

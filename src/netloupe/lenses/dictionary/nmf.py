@@ -106,7 +106,7 @@ class NonNegativeDictionary(TransformerMixin, BaseEstimator):
         """Activations that codes stand for."""
         return np.asarray(codes, dtype=np.float64) @ self.components_
 
-    def to_dictionary(self, site: str = "") -> Dictionary:
+    def dictionary(self, site: str = "") -> Dictionary:
         """As a :class:`~netloupe.core.dictionary.Dictionary` of ``site``, which can be saved and put into a network.
 
         Its codes are the non-negative least squares to a tolerance of 1e-5, also where ``solver`` is ``descent``.

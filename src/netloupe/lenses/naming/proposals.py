@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -13,12 +13,24 @@ from jaxtyping import Float
 from netloupe.core.errors import InputError
 from netloupe.lenses.naming.naming import Evidence, Judge, Proposal, Proposer
 
+ENDING = "\u2026"  # a phrase that begins so is about what a text ends in at its mark
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
 
 def words_of(text: str) -> list[str]:
     """Lower-cased words of a text: runs of letters and digits, an apostrophe inside allowed."""
     return _WORD.findall(text.lower())
+
+
+class Marked(NamedTuple):
+    """A piece of text with the token at which a feature is strongest; as a string, the whole text."""
+
+    before: str
+    strong: str
+    after: str
+
+    def __str__(self) -> str:
+        return self.before + self.strong + self.after
 
 
 def phrase_list(phrases: Sequence[str]) -> Proposer:
@@ -43,16 +55,53 @@ def distinctive_words(n_words: int = 5, to_text: Callable[[Any], str] = str, pri
     """
 
     def propose(seen: Evidence) -> list[Proposal]:
-        inside, outside = (
-            Counter(w for s in side for w in set(words_of(to_text(s)))) for side in (seen.samples, seen.others)
-        )
-        m, n = len(seen.samples) + 2 * prior, len(seen.others) + 2 * prior
-        found = [
-            Proposal(w, float(np.log((a + prior) / m) - np.log((outside[w] + prior) / n))) for w, a in inside.items()
-        ]
+        found = _told(seen, lambda s: set(words_of(to_text(s))), prior)
         return sorted(found, key=lambda p: (-p.score, p.text))[:n_words]
 
     return propose
+
+
+def _told(seen: Evidence, parts: Callable[[Any], set[str]], prior: float) -> list[Proposal]:
+    """Every part of the top samples with how much it tells them from the others."""
+    inside, outside = (Counter(part for s in side for part in parts(s)) for side in (seen.samples, seen.others))
+    m, n = len(seen.samples) + 2 * prior, len(seen.others) + 2 * prior
+    return [Proposal(w, float(np.log((a + prior) / m) - np.log((outside[w] + prior) / n))) for w, a in inside.items()]
+
+
+def distinctive_endings(n_phrases: int = 5, longest: int = 6, prior: float = 1.0) -> Proposer:
+    """Proposes what the text up to and with the marked token ends in, where it tells top samples from others: ``…ed``.
+
+    Samples are :class:`Marked`. The score is that of :func:`distinctive_words`, of the last 1 to ``longest`` characters and of the
+    whole marked token; of equal ones the longer comes first.
+    """
+
+    def endings(sample: Marked) -> set[str]:
+        text = sample.before + sample.strong
+        return {text[-n:] for n in range(1, longest + 1) if len(text) >= n} | {sample.strong}
+
+    def propose(seen: Evidence) -> list[Proposal]:
+        found = _told(seen, endings, prior)
+        return sorted(
+            (Proposal(f"{ENDING}{p.text}", p.score) for p in found), key=lambda p: (-p.score, -len(p.text), p.text)
+        )[:n_phrases]
+
+    return propose
+
+
+def several(*proposers: Proposer) -> Proposer:
+    """The proposals of all, without an opinion: the judge's score chooses between sources whose scores do not compare."""
+    return lambda seen: [Proposal(p.text) for propose in proposers for p in propose(seen)]
+
+
+def ending_judge(otherwise: Judge) -> Judge:
+    """1 where a :class:`Marked` sample ends, at its mark, in what follows the phrase's ``…``, else 0; other phrases go to ``otherwise``."""
+
+    def judge(text: str, samples: Sequence[Any]) -> Float[np.ndarray, " sample"]:
+        if not text.startswith(ENDING):
+            return otherwise(text, samples)
+        return np.array([float((s.before + s.strong).endswith(text[len(ENDING) :])) for s in samples])
+
+    return judge
 
 
 def asking(generate: Callable[[str], str], to_text: Callable[[Any], str] = str, n_phrases: int = 5) -> Proposer:
