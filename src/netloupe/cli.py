@@ -1,4 +1,4 @@
-"""The command line: ``netloupe inspect | record | store | studies | study | train | compare | gate``.
+"""The command line: ``netloupe inspect | record | store | studies | study | train | compare | gate | dictionary | feature``.
 
 With ``--json`` a command prints exactly one JSON document to standard output; everything else goes to standard error.
 Bad input is one sentence and exit status 2, Ctrl-C is 130; a gate that does not pass is 1.
@@ -7,7 +7,6 @@ Bad input is one sentence and exit status 2, Ctrl-C is 130; a gate that does not
 from __future__ import annotations
 
 import json
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -17,13 +16,22 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from netloupe.core.errors import InputError, NetloupeError, StoreError
-from netloupe.terminal import LOG, OUT, print_table, say_comparison, say_inspection, short, tell
-
-Positional = tyro.conf.Positional
-Json = Annotated[
-    bool, tyro.conf.arg(name="json", help="print one JSON document to standard output", help_behavior_hint="")
-]
+from netloupe.cli_features import CardCommand, DictionaryCommand
+from netloupe.core.errors import NetloupeError, StoreError
+from netloupe.terminal import (
+    LOG,
+    OUT,
+    Json,
+    Positional,
+    print_table,
+    require_folder,
+    require_samples,
+    say_comparison,
+    say_inspection,
+    short,
+    subject_and_data,
+    tell,
+)
 
 
 @dataclass
@@ -56,8 +64,8 @@ class Inspect:
         from netloupe.report.html import write_report
         from netloupe.report.inspection import inspect
 
-        _require_folder(self.out)
-        subject, data = _subject_and_data(self)
+        require_folder(self.out)
+        subject, data = subject_and_data(self, default=isinstance(self, Inspect))
         data = replace(data, sequence=data.sequence or self.sequence)
         found = inspect(subject, data, self.sites, self.lenses, progress=True)
         path = write_report(found, self.out)
@@ -95,7 +103,7 @@ class Record:
         from netloupe.core.recording import check_folder, record
 
         check_folder(self.to, self.resume)
-        subject, data = _subject_and_data(self)
+        subject, data = subject_and_data(self, default=isinstance(self, Inspect))
         named = {"model": subject.identity, "data": data.identity}
         store = record(
             subject.model, data.batches, self.sites or None, to=self.to, resume=self.resume, subject=named,
@@ -175,7 +183,7 @@ class Study:
         if self.out is not None:
             from netloupe.report.study_figure import save_study_figure
 
-            _require_folder(self.out)
+            require_folder(self.out)
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / f"{self.slug}.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
             save_study_figure(result, self.out / f"{self.slug}.png")
@@ -243,8 +251,8 @@ class Compare:
         from netloupe.report.compare_page import write_comparison
         from netloupe.report.comparison import compare
 
-        _require_folder(self.out)
-        _require_samples(self.samples)
+        require_folder(self.out)
+        require_samples(self.samples)
         found = compare(
             self.a, self.b, self.data, sites=self.sites, measures=self.measures, lenses=self.lenses, n_samples=self.samples,
             batch_size=self.batch_size, download=self.download, progress=True,
@@ -278,7 +286,7 @@ class Gate:
         """Every check; the exit status follows from it."""
         from netloupe.report.gate import gate
 
-        _require_samples(self.samples)
+        require_samples(self.samples)
         found = gate(
             self.baseline, self.candidate, self.policy, self.data, sites=self.sites, n_samples=self.samples,
             batch_size=self.batch_size, download=self.download, progress=True,
@@ -290,7 +298,7 @@ class Gate:
 
 COMMANDS: dict[str, type[Any]] = {
     "inspect": Inspect, "record": Record, "store": StoreCommand, "studies": Studies, "study": Study, "train": Train,
-    "compare": Compare, "gate": Gate,
+    "compare": Compare, "gate": Gate, "dictionary": DictionaryCommand, "feature": CardCommand,
 }  # fmt: skip
 
 
@@ -327,31 +335,6 @@ def _fail(sentence: str, as_json: bool) -> int:
         sys.stdout.write(json.dumps({"error": sentence}) + "\n")
     sys.stderr.write(f"netloupe: {sentence}\n")
     return 2
-
-
-def _subject_and_data(command: Inspect | Record) -> tuple[Any, Any]:
-    from netloupe.subjects import load_data, load_model
-
-    _require_samples(command.samples)
-    LOG.print(f"loading {command.model} ...")
-    subject = load_model(command.model, command.weights, command.download, progress=True)
-    default = 256 if subject.tokenizer is not None else 2000
-    limit = command.samples if command.samples is not None or isinstance(command, Record) else default
-    return subject, load_data(command.data, subject, limit, command.batch_size)
-
-
-def _require_samples(samples: int | None) -> None:
-    if samples is not None and samples < 1:
-        raise InputError(f"--samples is {samples}, at least 1 is needed")
-
-
-def _require_folder(folder: Path) -> None:
-    """Refuses a folder that cannot be written before any work is done."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"'{folder}' is a file, expected a folder")
-    existing = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
-    if not os.access(existing, os.W_OK):
-        raise StoreError(f"the folder '{existing}' cannot be written to; choose another")
 
 
 if __name__ == "__main__":

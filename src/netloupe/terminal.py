@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
 from rich.console import Console
 from rich.table import Table
 
+from netloupe.core.errors import InputError, StoreError
+
+Positional = tyro.conf.Positional
+Json = Annotated[
+    bool, tyro.conf.arg(name="json", help="print one JSON document to standard output", help_behavior_hint="")
+]
 LOG = Console(stderr=True, highlight=False)
 OUT = Console(highlight=False, soft_wrap=True)
 TELLING = ("active_fraction", "dead_fraction", "linear_bits", "gain_bits", "nc1")
@@ -79,3 +87,29 @@ def say_comparison(document: dict[str, Any], path: Path) -> None:
         )
     print_table(rows, list(rows[0]) if rows else [])
     OUT.print(f"\n{document['n_samples']} samples\npage: {path}")
+
+
+def subject_and_data(command: Any, default: bool = True) -> tuple[Any, Any]:
+    """The network and the data that a command names; ``default`` limits the samples where the command does not."""
+    from netloupe.subjects import load_data, load_model
+
+    require_samples(command.samples)
+    LOG.print(f"loading {command.model} ...")
+    subject = load_model(command.model, command.weights, command.download, progress=True)
+    limit = command.samples if command.samples is not None or not default else 256 if subject.tokenizer else 2000
+    return subject, load_data(command.data, subject, limit, command.batch_size)
+
+
+def require_samples(samples: int | None) -> None:
+    """Refuses a number of samples below 1."""
+    if samples is not None and samples < 1:
+        raise InputError(f"--samples is {samples}, at least 1 is needed")
+
+
+def require_folder(folder: Path) -> None:
+    """Refuses a folder that cannot be written before any work is done."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"'{folder}' is a file, expected a folder")
+    existing = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
+    if not os.access(existing, os.W_OK):
+        raise StoreError(f"the folder '{existing}' cannot be written to; choose another")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from netloupe.core.errors import InputError
 
 Activation = Literal["relu", "topk", "batchtopk", "jumprelu"]
 ACTIVATIONS = ("relu", "topk", "batchtopk", "jumprelu")
+_WORTH = 40  # latents a kept one from which on products with the kept ones alone are faster
 BANDWIDTH = 0.1  # of the straight-through kernel, on activations of about unit variance
 
 
@@ -50,6 +52,52 @@ class _Step(torch.autograd.Function):
         z, threshold = ctx.saved_tensors
         near = ((z - threshold).abs() < ctx.bandwidth / 2).to(z.dtype)
         return None, (-near / ctx.bandwidth * grads[0]).sum(0), None
+
+
+class _KeptLatents(torch.autograd.Function):
+    """``relu(pre[kept]) W_dec + b_dec`` for ``pre = (x - b_dec) W_enc + b_enc``, with gradients that touch the kept latents alone.
+
+    Of the products of a training step only ``x W_enc`` is left whole; the others cost ``n k d`` instead of ``n m d``. ``kept`` holds
+    flat places ``sample * m + latent`` in rising order. ``pre`` carries no gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, pre: Tensor, kept: Tensor, w_enc: Tensor, b_enc: Tensor, w_dec: Tensor, b_dec: Tensor
+    ) -> Tensor:
+        samples, latents = kept // pre.shape[1], kept % pre.shape[1]
+        values = pre.flatten()[kept].relu()
+        ctx.save_for_backward(x, samples, latents, values, w_enc, w_dec, b_dec)
+        return _sums(w_dec, latents, values, torch.bincount(samples, minlength=len(x))) + b_dec
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, samples, latents, values, w_enc, w_dec, b_dec = ctx.saved_tensors
+        grad = grads[0]
+        inner = _inner(grad, samples, w_dec, latents) * (values > 0)
+        order = torch.argsort(latents, stable=True)
+        counts = torch.bincount(latents, minlength=len(w_dec))
+        rows = samples[order]
+        for_dec = _sums(grad, rows, values[order], counts)
+        for_enc = _sums(x - b_dec, rows, inner[order], counts).T
+        for_bias = torch.zeros_like(w_dec[:, 0]).index_add_(0, latents, inner)
+        return None, None, None, for_enc, for_bias, for_dec, grad.sum(0) - w_enc @ for_bias
+
+
+def _inner(one: Tensor, samples: Tensor, other: Tensor, latents: Tensor) -> Tensor:
+    """Products of rows of two tables, pair by pair."""
+    if len(samples) % len(one) == 0:  # equally many latents of each sample: a batch of small products needs one gather
+        each = len(samples) // len(one)
+        if bool((samples.view(len(one), each) == torch.arange(len(one), device=one.device)[:, None]).all()):
+            rows = other.index_select(0, latents).view(len(one), each, -1)
+            return torch.bmm(rows, one[:, :, None]).flatten()
+    return torch.linalg.vecdot(one.index_select(0, samples), other.index_select(0, latents))
+
+
+def _sums(table: Tensor, rows: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
+    """Weighted sums of rows of a table, ``counts`` of them in turn; no gradient."""
+    offsets = counts.cumsum(0) - counts
+    return F.embedding_bag(rows, table.contiguous(), offsets, mode="sum", per_sample_weights=weights)
 
 
 class SparseCoder(nn.Module):
@@ -152,6 +200,10 @@ class SparseCoder(nn.Module):
         relu and jumprelu: ``mean_n [|x - xh|^2 + warm l1 penalty]``, divided by nothing. topk and batchtopk: the share of
         variance unexplained, ``mean |x - xh|^2 / scale``, plus ``multi`` and ``aux`` terms.
         """
+        dead = self.silent > self.dead_after
+        revive = bool(self.aux) and self.activation in ("topk", "batchtopk") and bool(dead.any())
+        if self._few_kept() and not revive and not self.multi:
+            return self._loss_of_kept(x) / scale
         pre = self.pre(x)
         z = self.active(pre)
         left = x - self.decode(z)
@@ -169,6 +221,26 @@ class SparseCoder(nn.Module):
         if self.aux and bool(dead.any()):
             total = total + self.aux * self._revival(pre, left.detach(), dead) / scale
         return total
+
+    def _few_kept(self) -> bool:
+        """Whether so few latents are kept that products with these alone are cheaper than whole ones."""
+        return self.activation in ("topk", "batchtopk") and self.training and _WORTH * self.k <= len(self.w_dec)
+
+    def _loss_of_kept(self, x: Tensor) -> Tensor:
+        """``mean |x - xh|^2`` of a TopK or BatchTopK batch, without the dense code."""
+        with torch.no_grad():
+            pre, m = self.pre(x), len(self.w_dec)
+            if self.activation == "topk":
+                chosen = pre.topk(self.k, dim=1, sorted=False).indices.sort(1).values
+                kept = (chosen + m * torch.arange(len(x), device=x.device)[:, None]).flatten()
+            else:
+                values, chosen = pre.relu().flatten().topk(self.k * len(x), sorted=False)
+                self._follow(values)
+                kept = chosen.sort().values
+            self.silent += len(x)
+            self.silent[(kept % m)[pre.flatten()[kept] > 0]] = 0
+        found = _KeptLatents.apply(x, pre, kept, self.w_enc, self.b_enc, self.w_dec, self.b_dec)
+        return (x - found).pow(2).sum(1).mean()  # pyright: ignore[reportOperatorIssue]
 
     def _revival(self, pre: Tensor, left: Tensor, dead: Bool[Tensor, " latent"]) -> Tensor:
         """How badly the dead latents explain what the living left over, weighted by how many they are."""

@@ -30,6 +30,7 @@ from netloupe.lenses.naming.proposals import (
 from netloupe.report.examples import Example, Gallery
 from netloupe.report.feature_effects import Ablation, Output, Push, Responses, ablation, pushes, responses, vocabulary
 from netloupe.report.html import safe, save_page
+from netloupe.report.words import number, percent
 from netloupe.subjects import Data, Subject
 
 if TYPE_CHECKING:
@@ -98,6 +99,22 @@ class FeatureCard:
             raise StoreError(f"the figure could not be written to '{picture}': {error.strerror or error}") from error
         return written, picture
 
+    def paragraph(self) -> str:
+        """The card in plain words."""
+        name = f"without a name ({self.missing.get('name', '')})"
+        if self.name is not None:
+            name = f"called '{self.name.text}' (held-out score {self.name.score:.2f}, {self.name.low:.2f} to {self.name.high:.2f})"
+        said = (
+            f"Feature {self.feature} of {self.site} is on at {percent(self.density)} of {self.n_rows} positions, {name}"
+        )
+        if self.ablation is None:
+            return said + "."
+        change = self.ablation.loss_without - self.ablation.loss
+        said += f"; without it outputs move by {number(self.ablation.kl)} nats"
+        said += f" and the loss by {number(change)}" if np.isfinite(change) else ""
+        raised = ", ".join(repr(o.text) for o in self.ablation.raised[:3])
+        return said + (f"; it raises {raised} most." if raised else ".")
+
     def figure(self) -> Figure:
         """The card as a matplotlib figure."""
         from netloupe.report.feature_figure import draw_card
@@ -128,7 +145,8 @@ def feature_card(
         others: further dictionaries of as many units, by name, in which to look for neighbours; its own is searched too.
         proposer, judge: where names come from and who scores them (:mod:`netloupe.lenses.naming.naming`). They read text around
             the strongest position (:class:`~netloupe.lenses.naming.proposals.Marked`), or the label where samples are not text. By
-            default words that stand out and what texts end in there, judged by their presence; for labelled data the class names, judged by the label.
+            default words that stand out and what texts end in there, judged by their presence; for labelled data the class
+            names, judged by the label.
         kl_targets: nats to which the output is pushed along the direction, both ways. share: of the samples that count as active.
 
     Cost: three passes over the data and about 60 runs of one batch for each target. Raises InputError for a feature that does not

@@ -58,8 +58,8 @@ class Ablation(NamedTuple):
     """The network with one feature's contribution taken away, everywhere.
 
     ``loss`` and ``loss_without``: mean over batches' samples, NaN where the data define none. ``kl``: mean divergence of the outputs
-    ``KL(with || without)`` in nats. ``raised``, ``lowered``: the outputs whose log-probability the feature's presence changes most,
-    at the places where it is strongest, over ``n_places``.
+    ``KL(with || without)`` in nats. ``raised``, ``lowered``: the outputs whose probability the feature's presence changes most, at
+    the ``n_places`` where it is strongest, mean over these.
     """
 
     loss: float
@@ -141,7 +141,7 @@ def ablation(
         rows += divergences.numel() if kept is None else int(kept.sum())
         for sample, position in places.items():
             if n_seen <= sample < n_seen + batch.n_samples:
-                moved = (before - after)[sample - n_seen]
+                moved = (before.exp() - after.exp())[sample - n_seen]
                 moved = moved if moved.ndim == 1 else moved[min(position, len(moved) - 1)]
                 change = moved if change is None else change + moved
         n_seen += batch.n_samples

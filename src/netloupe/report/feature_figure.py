@@ -124,10 +124,15 @@ def _outputs(
     shown = [*ends[0][:5], *reversed(ends[1][:5])]
     at = range(len(shown), 0, -1)
     axes.barh(list(at), [o.change for o in shown], color=[UP if o.change > 0 else DOWN for o in shown])
-    axes.set_yticks(list(at), [repr(o.text)[1:-1][:16] or "''" for o in shown], fontsize=8)
+    axes.set_yticks(list(at), [_visible(o.text) for o in shown], fontsize=8)
     axes.axvline(0, color="0.6", lw=0.8)
-    axes.set_xlabel("log-probability that its presence adds" if "away" in title else "logit, mean taken off")
+    axes.set_xlabel("probability that its presence adds" if "away" in title else "logit, mean taken off")
     return None
+
+
+def _visible(text: str, most: int = 16) -> str:
+    """An output's name with spaces that can be seen and line ends that break nothing."""
+    return text.replace(" ", "\u2423").replace("\n", "\u23ce")[:most] or "\u2205"
 
 
 def _pushes(axes: Axes, card: FeatureCard) -> None:

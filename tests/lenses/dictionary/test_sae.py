@@ -14,6 +14,7 @@ from netloupe.core.errors import InputError, NonFiniteError, StoreError
 from netloupe.core.store import SiteSpec, Store, StoreWriter
 from netloupe.lenses.dictionary.sae import SparseAutoencoder, diff_mean, load_saelens, load_sparsify, shuffled
 from netloupe.lenses.dictionary.score import mmcs, score
+from netloupe.nn import sparse_coder
 from netloupe.nn.sparse_coder import BANDWIDTH, SparseCoder
 from netloupe.studies._snmf_planted import Sizes, planted
 
@@ -212,3 +213,74 @@ def test_differences_of_means_and_refusals():
             bad()
     with pytest.raises(NonFiniteError):
         SparseAutoencoder(4).fit(x * float("nan"))
+
+
+@pytest.mark.parametrize("kind", ["topk", "batchtopk"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_loss_of_few_kept_latents_is_that_of_the_dense_code(kind: str, seed: int, monkeypatch: pytest.MonkeyPatch):
+    x = draw(40, 9, seed=seed).double()
+    sides = []
+    for worth in (1, 10**9):  # always, and never
+        monkeypatch.setattr(sparse_coder, "_WORTH", worth)
+        made = SparseCoder(9, 30, kind, k=3, random_state=seed).double().train()  # type: ignore[arg-type]
+        with torch.no_grad():
+            made.b_enc.copy_(draw(30, seed=seed + 7) - 0.5)  # some kept values are negative and rectified
+            made.b_dec.copy_(draw(9, seed=seed + 8))
+        loss = made.loss(x, 1.7)
+        loss.backward()
+        sides.append((loss.detach(), *(p.grad for p in made.parameters()), made.silent, made.threshold))
+    for one, other in zip(*sides, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
+
+
+_KINDS = ["standard", "topk", "jumprelu", "batchtopk", "sparsify"]
+# What SAELens 6.54.12 and Sparsify 1.3.3 reconstruct from the files below, written by themselves with these weights.
+_THEIRS = {
+    "standard": [[2.16826, -2.19395, -1.60291, 2.607], [1.63177, -2.57989, -0.96696, 2.82907], [2.40557, -3.69234, -1.45409, 4.06705]],
+    "topk": [[2.16826, -2.19395, -1.60291, 2.607], [1.11118, -2.54071, -0.45646, 2.65834], [1.05658, -2.85102, -0.3219, 2.93397]],
+    "sparsify": [[7.1516, 1.11431, -7.43874, 0.80258], [5.17655, -5.37739, -3.79086, 6.35425], [2.66801, -7.66522, -0.69277, 7.84374]],
+}  # fmt: skip
+
+
+def _waves(*shape: int, phase: float) -> torch.Tensor:
+    return torch.sin(torch.arange(int(np.prod(shape))).float() * 1.7 + phase).reshape(shape)
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_the_libraries_themselves_reconstruct_the_same_from_their_files(kind: str, tmp_path: Path):
+    x = 2 * _waves(3, 4, phase=0.5)
+    if kind == "sparsify":
+        weights = {"encoder.weight": _waves(6, 4, phase=0), "encoder.bias": 0.3 * _waves(6, phase=2)}
+        save_file(
+            weights | {"W_dec": _waves(6, 4, phase=1), "b_dec": 0.3 * _waves(4, phase=3)},
+            str(tmp_path / "sae.safetensors"),
+        )
+        config: dict = {
+            "activation": "topk",
+            "num_latents": 6,
+            "k": 2,
+            "d_in": 4,
+            "skip_connection": False,
+            "transcode": False,
+        }
+    else:
+        weights = {"W_enc": _waves(4, 6, phase=0), "W_dec": _waves(6, 4, phase=1)}
+        weights |= {"b_enc": 0.3 * _waves(6, phase=2), "b_dec": 0.3 * _waves(4, phase=3)}
+        threshold = {"jumprelu": _waves(6, phase=5).abs(), "batchtopk": torch.full((6,), 0.4)}.get(kind)
+        save_file(
+            weights | ({} if threshold is None else {"threshold": threshold}), str(tmp_path / "sae_weights.safetensors")
+        )
+        config = {
+            "apply_b_dec_to_input": True,
+            "normalize_activations": "none",
+            "reshape_activations": "none",
+            "d_in": 4,
+            "d_sae": 6,
+        }
+        config |= {
+            "architecture": "jumprelu" if kind == "batchtopk" else kind
+        }  # a trained BatchTopK is saved as its inference form
+        config |= {"k": 2, "rescale_acts_by_decoder_norm": True} if kind == "topk" else {}
+    (tmp_path / "cfg.json").write_text(json.dumps(config))
+    found = (load_sparsify if kind == "sparsify" else load_saelens)(tmp_path).reconstruct(x)
+    torch.testing.assert_close(found, torch.tensor(_THEIRS.get(kind, _THEIRS["standard"])), atol=2e-5, rtol=0)

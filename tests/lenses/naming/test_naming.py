@@ -182,3 +182,12 @@ def test_names_are_saved_and_drawn(tmp_path) -> None:
     assert Names.load(tmp_path / "names") == names
     names.plot(Figure().add_subplot())
     assert "'tomato'" in names.paragraph() or "'engine'" in names.paragraph()
+
+
+def test_a_feature_of_two_values_is_active_where_it_is_high() -> None:
+    texts, _ = _texts(200, 0)
+    on = np.array(["tomato" in text.split() for text in texts])
+    name = name_feature(on.astype(float), texts, distinctive_words(), word_judge(), share=0.05)
+    assert (name.text, name.score, name.threshold) == ("tomato", 1.0, 0.0)
+    assert name.n_active + name.n_quiet == 100
+    assert name.n_active == on.sum() // 2

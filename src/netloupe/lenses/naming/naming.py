@@ -123,7 +123,7 @@ def name_feature(
 
     Half of the samples, drawn at random with equally many active ones, are for proposing: the ``n_top`` most active with as many
     random others go to the proposer; the other half scores. A sample is active if its activation is above the ``1 - share``
-    quantile of all samples' and above the smallest value.
+    quantile of all samples', or equal to it where ties leave too few above.
 
     Args:
         activations: ``(sample,)``, one number a sample (the largest over its positions, say).
@@ -182,7 +182,10 @@ def _activity(activations: Any, n_samples: int, share: float) -> tuple[Float[np.
         raise InputError(f"share is {share:g}, expected a share of samples between 0 and 1")
     if n_samples == 0 or values.min() == values.max():
         raise UnnameableError("the feature has the same value on all samples; a constant has no name")
-    return values, float(np.quantile(values, 1 - share, method="lower"))
+    threshold = float(np.quantile(values, 1 - share, method="lower"))
+    if (values > threshold).sum() < 2 * MIN_HELD_OUT and threshold > values.min():
+        threshold = float(values[values < threshold].max())  # equal values at the quantile: all of them are active
+    return values, threshold
 
 
 def _proposals(proposer: Proposer, shown: Evidence) -> list[Proposal]:
