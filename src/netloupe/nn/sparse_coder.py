@@ -143,7 +143,10 @@ class SparseCoder(nn.Module):
         rows = (2 * torch.rand(n_latents, n_units, generator=draw) - 1) * bound
         rows = rows / rows.norm(dim=1, keepdim=True) * (1.0 if self.keeps_unit_rows else 0.1)
         self.w_dec = nn.Parameter(rows.clone())
-        self.w_enc = nn.Parameter(rows.T.clone().contiguous())
+        # TopK kinds keep the largest codes whatever their scale; starting small, as a linear layer does in Sparsify, they learn faster
+        self.w_enc = nn.Parameter(
+            rows.T.clone().contiguous() * (3**-0.5 if activation in ("topk", "batchtopk") else 1.0)
+        )
         self.b_enc = nn.Parameter(torch.zeros(n_latents))
         self.b_dec = nn.Parameter(torch.zeros(n_units))
         if activation == "jumprelu":

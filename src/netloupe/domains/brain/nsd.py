@@ -16,7 +16,6 @@ from jaxtyping import Float, Int
 from netloupe.core.errors import InputError, MissingExtraError, StoreError
 
 MISSING_BELOW = -900.0  # the published sentinel is -999; anything below this is no response
-SUBJECTS = (1, 2, 5, 7)
 
 
 @dataclass(frozen=True)

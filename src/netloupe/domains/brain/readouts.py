@@ -7,7 +7,6 @@ openreview Tp7kI90Htd (Gaussian positions). All take maps ``(sample, channel, he
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -282,7 +281,6 @@ def _head(n_in: int, hidden: int, start: Tensor) -> nn.Sequential:
     return nn.Sequential(nn.Linear(n_in, hidden), nn.ReLU(), last)
 
 
-ReadoutName = Literal["ridge", "factorized", "gaussian", "global", "attention"]
 READOUTS: dict[str, type[Readout]] = {
     "ridge": RidgeReadout, "factorized": FactorizedReadout, "gaussian": GaussianReadout, "global": GlobalReadout,
     "attention": AttentionReadout,

@@ -225,5 +225,5 @@ def _fit(
         raise InputError("features are the same for every sample, so nothing can be predicted from them")
     if alphas is None:
         alphas = [each * float(np.trace(scatter)) / x.n_units for each in RELATIVE_ALPHAS]
-    total, each, _, final, best = nested(moments, alphas)
+    total, each, final, best = nested(moments, alphas)
     return mean_of_folds(each), total.r_squared, each, best, final.coef, final.intercept

@@ -162,8 +162,8 @@ def _shrink(values: np.ndarray, alpha: float) -> np.ndarray:
 
 def nested(
     moments: FoldMoments, alphas: Sequence[float]
-) -> tuple[Sums, Float[np.ndarray, "fold target"], Float[np.ndarray, "fold target"], Fitted, np.ndarray]:
-    """Out-of-fold sums, correlation in each fold, penalties chosen for each fold, and the final fit with its penalties.
+) -> tuple[Sums, Float[np.ndarray, "fold target"], Fitted, np.ndarray]:
+    """Out-of-fold sums, correlation in each fold, and the final fit with its penalties.
 
     Penalties for a fold are chosen on the other folds alone: a score never saw the data it was tuned on.
     """
@@ -171,14 +171,13 @@ def nested(
         raise InputError(
             f"{len(moments.order)} folds were given; choosing a penalty and judging it needs at least three"
         )
-    chosen, judged = [], []
+    judged = []
     for fold in moments.order:
         train = moments.without(fold)
-        chosen.append(moments.choose(train, alphas))
-        judged.append(moments.sums(moments.fit(train, chosen[-1]), (fold,)))
+        judged.append(moments.sums(moments.fit(train, moments.choose(train, alphas)), (fold,)))
     total = judged[0]
     for one in judged[1:]:
         total = total + one
     best = moments.choose(moments.order, alphas)
     each = np.stack([one.correlation for one in judged])
-    return total, each, np.stack(chosen), moments.fit(moments.order, best), best
+    return total, each, moments.fit(moments.order, best), best
