@@ -29,6 +29,9 @@ def every_rule() -> list[Dictionary]:
         Dictionary(draw(6, 4), "relu", **more, centred=False),
         Dictionary(draw(6, 4), "topk", **more, k=2, scale=draw(6, seed=4).abs() + 0.1),
         Dictionary(draw(6, 4), "threshold", **more, threshold=draw(6, seed=5).abs()),
+        Dictionary(draw(6, 4), "nearest", **more, k=2, scale=draw(6, seed=4).abs() + 0.1),
+        Dictionary(draw(6, 4), "nearest", **more, k=2, groups=2, normed=True, centred=False),
+        Dictionary(draw(6, 4), "topk", **more, k=1, groups=3),
     ]
 
 
@@ -40,7 +43,13 @@ def test_rules_do_what_they_say_and_come_back_from_disk(one: Dictionary, tmp_pat
     if one.rule != "nonnegative":
         assert one.weight is not None
         assert one.bias is not None
-        pre = (x - one.offset * one.centred) @ one.weight.T + one.bias
+        given = x - one.offset * one.centred
+        if one.normed:
+            parts = given.reshape(10, one.groups, -1)
+            given = (
+                (parts - parts.mean(-1, keepdim=True)) / (parts.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+            ).flatten(1)
+        pre = given @ one.weight.T + one.bias
         if one.rule == "linear":
             wanted = pre
         elif one.rule == "relu":
@@ -49,15 +58,19 @@ def test_rules_do_what_they_say_and_come_back_from_disk(one: Dictionary, tmp_pat
             assert one.threshold is not None
             wanted = pre * (pre > one.threshold)
         else:
-            assert one.scale is not None
-            ranked = pre * one.scale
-            wanted = torch.where(ranked >= ranked.sort(1).values[:, -2:-1], ranked, 0).clamp_min(0)
+            ranked = pre if one.scale is None or one.rule == "nearest" else pre * one.scale
+            parts = ranked.reshape(10, one.groups, -1)
+            chosen = parts >= parts.sort(-1).values[..., -one.k, None]
+            wanted = (
+                torch.where(chosen, 1.0 if one.rule == "nearest" else parts.clamp_min(0), 0).reshape(pre.shape).double()
+            )
         torch.testing.assert_close(codes, wanted)
     kept = codes if one.scale is None else codes / one.scale
     torch.testing.assert_close(one.decode(codes), kept @ one.directions + one.offset)
     again = Dictionary.load(one.save(tmp_path / "d.safetensors"))
     torch.testing.assert_close(again.encode(x), codes, rtol=1e-9, atol=1e-12)
-    assert (again.rule, again.site, again.made_by, again.options) == (one.rule, one.site, one.made_by, one.options)
+    for name in ("rule", "site", "made_by", "options", "k", "groups", "normed", "centred"):
+        assert getattr(again, name) == getattr(one, name)
     torch.testing.assert_close(one.encode(x[:, None]), codes[:, None])
 
 
@@ -107,6 +120,10 @@ def test_refusals(tmp_path: Path):
         (lambda: Dictionary(draw(3)), "expected \\(feature, unit\\)"),
         (lambda: Dictionary(draw(3, 4), "guess"), "expected one of"),  # type: ignore[arg-type]
         (lambda: Dictionary(draw(3, 4), "topk"), "k is 0"),
+        (lambda: Dictionary(draw(4, 4), "nearest", k=3, groups=2), "k is 3, expected 1 to 2"),
+        (lambda: Dictionary(draw(4, 4), "nearest", k=1, groups=3), "divides 4 features"),
+        (lambda: Dictionary(draw(4, 4), "relu", groups=2), "knows no groups"),
+        (lambda: Dictionary(draw(4, 4), "nonnegative", normed=True), "knows neither"),
         (lambda: Dictionary(draw(3, 4), "threshold"), "needs threshold"),
         (lambda: Dictionary(draw(3, 4), offset=draw(3)), "offset has shape"),
         (lambda: one.encode(draw(2, 5)), "4 units"),
