@@ -9,9 +9,10 @@ import torch
 from netloupe.core.errors import InputError
 from netloupe.core.study import run_study
 from netloupe.data.scenes import WORDS, scenes
+from netloupe.models.scene_captioner import Group, annotate, true_words
+from netloupe.models.scene_networks import Mixer, convolutional, seen
 from netloupe.studies._milan_claims import low
-from netloupe.studies._milan_networks import Mixer, convolutional, seen
-from netloupe.studies._milan_world import Group, annotate, f1, true_words, word_overlap, words_in
+from netloupe.studies._milan_world import f1, word_overlap, words_in
 
 
 def words(*names: str) -> np.ndarray:

@@ -16,8 +16,8 @@ from netloupe.data.milannotations import AnnotatedLayer, milannotations
 from netloupe.lenses.naming.captions import tokens_of
 from netloupe.lenses.naming.milan import MilanDescriber
 from netloupe.lenses.naming.region_features import region_features
+from netloupe.models.scene_networks import DEVICE
 from netloupe.studies._milan_claims import bars, low
-from netloupe.studies._milan_networks import DEVICE
 from netloupe.subjects.models import load_model
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -16,9 +16,10 @@ from netloupe.core.training import accuracy
 from netloupe.data.scenes import LETTERS, SHAPES, Scenes, scenes
 from netloupe.lenses.verification.audit import find_units, n_content_words, sort_units
 from netloupe.lenses.verification.edit import AblationCurve, DescribedEdit, ablation_curve, edit_by_description
+from netloupe.models.scene_captioner import PLURAL, gather
+from netloupe.models.scene_networks import convolutional, learn_shapes
 from netloupe.studies._milan_claims import TOO_SMALL, untested
-from netloupe.studies._milan_networks import convolutional, learn_shapes
-from netloupe.studies._milan_world import PLURAL, Setting, World, gather
+from netloupe.studies._milan_world import Setting, World
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,16 +13,14 @@ from torch import Tensor, nn
 
 from netloupe.core.capture import capture
 from netloupe.core.splits import holdout
-from netloupe.data.scenes import COLOURS, SHAPES, SIDE, TEXTURES, WORDS, Scenes, scenes
+from netloupe.data.scenes import SIDE, WORDS, Scenes, scenes
 from netloupe.lenses.naming.captions import tokens_of
-from netloupe.lenses.naming.exemplars import Exemplars, threshold_maps
+from netloupe.lenses.naming.exemplars import threshold_maps
 from netloupe.lenses.naming.milan import Description, MilanDescriber
-from netloupe.studies._milan_networks import DEVICE, SITES, Mixer, convolutional, learn_to_see, seen
+from netloupe.models.scene_captioner import PLURAL, Group, annotate, gather
+from netloupe.models.scene_networks import DEVICE, Mixer, convolutional, learn_to_see, seen
 
-PLURAL = {"circle": "circles", "square": "squares", "triangle": "triangles", "cross": "crosses", "letter": "letters"}
 SINGULAR = {many: one for one, many in PLURAL.items()} | {word: word for word in WORDS}
-LEVELS = ("relu1", "relu2", "relu3")
-"""the backbone's sites"""
 
 
 @dataclass(frozen=True)
@@ -48,61 +46,6 @@ class Setting:
     dissected: int = 600
 
 
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Units: the network (its place among several), site and number of each, its threshold, region features, and what is true of them."""
-
-    units: list[tuple[int, str, int]]
-    thresholds: Float[np.ndarray, " unit"]
-    regions: Float[Tensor, "unit exemplar feature"]
-    truth: Bool[np.ndarray, "unit word"]
-
-    def part(self, rows: np.ndarray) -> Group:
-        """Some of the units."""
-        return Group(
-            [self.units[i] for i in rows], self.thresholds[rows], self.regions[torch.from_numpy(rows)], self.truth[rows]
-        )
-
-    def __add__(self, other: Group) -> Group:
-        return Group(
-            self.units + other.units, np.concatenate([self.thresholds, other.thresholds]), torch.cat([self.regions, other.regions]),
-            np.concatenate([self.truth, other.truth]),
-        )  # fmt: skip
-
-
-def gather(
-    network: nn.Module, shown: Scenes, backbone: nn.Module, place: int = 0, sites: Sequence[str] = SITES
-) -> Group:
-    """Exemplars of all living units at ``sites``, with region features and truths."""
-    units, thresholds, regions, truths = [], [], [], []
-    words = shown.word_masks().numpy()
-    for site in sites:
-        found = Exemplars.collect(network, site, shown.images, batch_size=256)
-        alive = np.flatnonzero(~found.dead)
-        units += [(place, site, int(unit)) for unit in alive]
-        thresholds.append(found.thresholds[alive])
-        regions.append(found.region_features(backbone, shown.images, LEVELS, units=alive.tolist(), batch_size=256))
-        truths.append(np.stack([true_words(found.mask(int(unit)), words[found.indices[unit]]) for unit in alive]))
-    return Group(units, np.concatenate(thresholds), torch.cat(regions), np.concatenate(truths))
-
-
-def true_words(
-    masks: Bool[np.ndarray, "rank height width"], words: Bool[np.ndarray, "rank word height width"], share: float = 0.6
-) -> Bool[np.ndarray, " word"]:
-    """Words true of more than ``share`` of the regions.
-
-    A region shows a word if at least half of what it covers of objects and letters carries it, and nothing but background where these
-    take less than a fifth of it.
-    """
-    inside = (words & masks[:, None]).sum((-1, -2)).astype(float)
-    area = masks.sum((-1, -2)).clip(min=1)
-    things = area - inside[:, WORDS.index("background")]
-    shows = inside >= 0.5 * np.maximum(things, 1)[:, None]
-    shows &= (things >= 0.2 * area)[:, None]
-    shows[:, WORDS.index("background")] = things < 0.2 * area
-    return shows.mean(0) > share
-
-
 def word_overlap(networks: Sequence[nn.Module], group: Group, shown: Scenes) -> Float[np.ndarray, "unit word"]:
     """Intersection over union of each unit's active places with each word's masks, over all scenes: Bau et al., arXiv 1704.05796."""
     words = shown.word_masks().flatten(2).float()
@@ -124,31 +67,6 @@ def word_overlap(networks: Sequence[nn.Module], group: Group, shown: Scenes) -> 
             active += on.sum((1, 2))
         found[rows] = (both / (active[:, None] + there - both).clamp_min(1)).numpy()
     return found
-
-
-def annotate(truth: Bool[np.ndarray, " word"], rng: np.random.Generator) -> list[str]:
-    """Three captions: one word of the truth, two at most, all of it with more around it."""
-    known = {WORDS[i] for i in np.flatnonzero(truth)}
-    if "letter" in known:
-        return ["letters", "letters in a corner", "the black letters in a corner of the image"]
-    parts = [word for word in (*TEXTURES, *COLOURS, *SHAPES) if word in known]
-    if not parts:
-        return (
-            ["background", "empty background", "the empty background of the image"]
-            if "background" in known
-            else ["things", "different things", "various different things in the image"]
-        )
-    few = sorted(rng.permutation(len(parts))[:2])
-    return [
-        _phrase([parts[int(rng.integers(len(parts)))]]),
-        _phrase([parts[i] for i in few]),
-        f"the {_phrase(parts)} in the image",
-    ]
-
-
-def _phrase(words: Sequence[str]) -> str:
-    named = [PLURAL.get(word, word) for word in words]
-    return " ".join(named if words[-1] in SHAPES else [*named, "things"])
 
 
 def words_in(text: str) -> Bool[np.ndarray, " word"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,15 +10,15 @@ import numpy as np
 from jaxtyping import Float
 
 from netloupe.core.errors import InputError
+from netloupe.lenses.naming.captions import tokens_of
 from netloupe.lenses.naming.naming import Evidence, Judge, Proposal, Proposer
 
 ENDING = "\u2026"  # a phrase that begins so is about what a text ends in at its mark
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
 
 def words_of(text: str) -> list[str]:
-    """Lower-cased words of a text: runs of letters and digits, an apostrophe inside allowed."""
-    return _WORD.findall(text.lower())
+    """Lower-cased words of a text, punctuation left out."""
+    return [token for token in tokens_of(text) if token[0].isalnum()]
 
 
 class Marked(NamedTuple):

@@ -1,4 +1,4 @@
-"""The networks of the MILAN study: small CNNs that learn to see planted scenes, and what they learn them by."""
+"""Small CNNs that learn to see planted scenes (:mod:`netloupe.data.scenes`), and what they learn them by."""
 
 from __future__ import annotations
 
