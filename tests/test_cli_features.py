@@ -59,12 +59,34 @@ def test_a_dictionary_knows_where_it_is_from_and_a_card_is_written(learned: Path
     assert "name" in document
 
 
+def test_a_unit_has_a_card_too_and_ablating_it_is_setting_it_to_zero(capsys) -> None:
+    capsys.readouterr()
+    assert execute(["feature", "digits-mlp", "units", "5", "--site", "act1", "--samples", "100", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["made_by"] == "units"
+    assert {n["cosine"] for n in document["neighbours"]} == {0.0}
+    from netloupe.core.capture import run_all
+    from netloupe.core.intervene import ablate, intervene
+    from netloupe.core.losses import natural_loss
+    from netloupe.subjects import load_data, load_model
+
+    subject = load_model("digits-mlp")
+    data = load_data(None, subject, 100)
+    with intervene(subject.model, ablate("act1", units=[5])):
+        losses = [
+            (float(natural_loss(out, batch)), batch.n_samples) for out, batch in run_all(subject.model, data.batches)
+        ]
+    assert document["ablation"]["loss_without"] == pytest.approx(sum(a * n for a, n in losses) / 100, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["feature", "digits-mlp", "{}/topk.safetensors", "99"], "feature 99"),
         (["feature", "digits-mlp", "{}/none.safetensors", "0"], "cannot be read"),
         (["feature", "digits-mlp", "{}/cache", "0"], "cfg.json"),
+        (["feature", "digits-mlp", "units", "0"], "needs --site"),
+        (["feature", "digits-mlp", "units", "0", "--site", "act*", "--samples", "50"], "names 2 sites"),
         (["dictionary", "digits-mlp", "-s", "nowhere", "-o", "x.safetensors"], "nowhere"),
         (["dictionary", "digits-mlp", "-s", "act2", "-o", "x.safetensors", "--option", "k"], "name=value"),
         (["dictionary", "digits-mlp", "-s", "act2", "-o", "x.safetensors", "--option", "kk=2"], "option 'kk'"),

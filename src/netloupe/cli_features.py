@@ -11,7 +11,7 @@ import tyro
 from netloupe.core.errors import InputError
 from netloupe.terminal import OUT, Json, Positional, require_folder, short, subject_and_data, tell
 
-Maker = Literal["pca", "snmf", "nmf", "relu", "topk", "batchtopk", "jumprelu"]
+Maker = Literal["pca", "snmf", "nmf", "feast", "relu", "topk", "batchtopk", "jumprelu"]
 
 
 @dataclass
@@ -60,7 +60,7 @@ class CardCommand:
     model: Positional[str]
     """as for inspect"""
     dictionary: Positional[Path]
-    """a file of netloupe dictionary, or a folder of SAELens or Sparsify"""
+    """a file of netloupe dictionary, a folder of SAELens or Sparsify, or 'units' for the units of --site themselves"""
     feature: Positional[int]
     data: str | None = None
     """as for inspect"""
@@ -85,9 +85,12 @@ class CardCommand:
         from netloupe.report.feature_card import feature_card
 
         require_folder(self.out)
-        dictionary = _load(self.dictionary)
+        if (units := str(self.dictionary) == "units") and not self.site:
+            raise InputError("'units' needs --site, whose units they are")
+        known = None if units else _load(self.dictionary)
         others = {path.stem: _load(path) for path in self.others}
         subject, data = subject_and_data(self)
+        dictionary = known or _units(subject, data, self.site)
         card = feature_card(
             subject, data, dictionary, self.feature, site=self.site, others=others, kl_targets=self.kl, share=self.share,
             progress=True,
@@ -104,6 +107,19 @@ def _load(path: Path) -> Any:
     if not path.is_dir():
         return Dictionary.load(path)
     return load_sparsify(path) if (path / "sae.safetensors").exists() else load_saelens(path)
+
+
+def _units(subject: Any, data: Any, site: str) -> Any:
+    from netloupe.core.capture import list_sites
+    from netloupe.core.dictionary import unit_dictionary
+
+    found = list_sites(subject.model, data.batches, [site])
+    if len(found) != 1:
+        raise InputError(
+            f"'{site}' names {len(found)} sites ({', '.join(i.name for i in found[:3])}, ...); give one site's name"
+        )
+    info = found[0]
+    return unit_dictionary(info.n_units, info.name)
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -186,6 +186,10 @@ def test_what_cannot_be_asked_is_said(tmp_path: Path) -> None:
         feature_card(Subject("two", model), data, Dictionary(torch.eye(6)), 0)
     with pytest.raises(SiteError):
         feature_card(Subject("two", model), data, dictionary, 0, site="nowhere")
+    with pytest.raises(InputError, match="names 2 sites"):
+        feature_card(Subject("two", model), data, dictionary, 0, site="*")
+    with pytest.raises(InputError, match="names 2 sites"):
+        learn_dictionary(Subject("two", model), data, "*", "pca", 2, tmp_path / "x.safetensors")
     with pytest.raises(InputError, match="equal widths"):
         neighbours(dictionary, 0, {"other": Dictionary(torch.eye(5))})
     (tmp_path / "file").write_text("")

@@ -326,3 +326,10 @@ def pca_dictionary(features: Any, n_features: int, site: str = "") -> Dictionary
     mean = torch.from_numpy(found.mean)
     directions = vectors.flip(1)[:, :n_features].T.contiguous()
     return Dictionary(directions, "linear", site, "principal components", offset=mean)
+
+
+def unit_dictionary(n_units: int, site: str = "") -> Dictionary:
+    """The units themselves as features: codes are activations, ablating one sets it to 0. Raises InputError for fewer than one."""
+    if n_units < 1:
+        raise InputError(f"{n_units} units were given, at least one is needed")
+    return Dictionary(torch.eye(n_units), "linear", site, "units")

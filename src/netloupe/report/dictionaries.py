@@ -81,7 +81,12 @@ def learn_dictionary(
         plain([subject.identity, data.identity, site, maker, n_features, random_state, options]), sort_keys=True
     )
     kept = target.parent / f".{target.name}-{xxhash.xxh3_64_hexdigest(key.encode())}"
-    name = list_sites(subject.model, data.batches, [site])[0].name
+    infos = list_sites(subject.model, data.batches, [site])
+    if len(infos) != 1:
+        raise InputError(
+            f"'{site}' names {len(infos)} sites ({', '.join(i.name for i in infos[:3])}, ...); give one site's name"
+        )
+    name = infos[0].name
     store = record(
         subject.model,
         data.batches,

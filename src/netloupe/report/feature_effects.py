@@ -95,6 +95,8 @@ def responses(
     strongest, at, info = [], [], None
     lengths = dictionary.directions.norm(dim=1)[feature]
     for captured in capture(model, data, [site], progress=progress):
+        if len(captured.infos) != 1:
+            raise InputError(f"'{site}' names {len(captured.infos)} sites; give one site's name")
         info = next(iter(captured.infos.values()))
         x, mask = captured[info.name], captured.masks[info.name]
         codes = dictionary.to(x.device).encode(x)[..., feature].double()
