@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from scipy.optimize import nnls
 from sklearn.decomposition import PCA
 from torch import nn
@@ -153,3 +154,59 @@ def test_a_non_negative_factorisation_is_a_dictionary_too():
     np.testing.assert_allclose(
         found.reconstruct(torch.from_numpy(x)).numpy(), made.decode(made.transform(x)), atol=2e-3
     )
+
+
+@pytest.mark.parametrize("wrong", [-1, 6, 1.5, "a", True, None])
+def test_features_that_do_not_exist_are_refused(wrong: Any):
+    one = Dictionary(draw(6, 4), "linear", "a")
+    for ask in (one.ablate, lambda feature: one.steer(feature, 1.0)):
+        with pytest.raises(InputError, match="was asked for, there are 0 to 5"):
+            ask(wrong)
+    assert one.ablate(np.int64(3)).site == "a"  # pyright: ignore[reportArgumentType]
+
+
+def test_all_numbers_are_of_the_directions_type():
+    mixed = Dictionary(draw(6, 4).float(), "relu", offset=draw(4), weight=draw(6, 4), bias=draw(6))
+    assert {mixed.offset.dtype, mixed.weight.dtype, mixed.bias.dtype} == {torch.float32}  # pyright: ignore
+    assert mixed.reconstruct(draw(3, 4)).dtype == torch.float32
+    with pytest.raises(InputError, match="int64"):
+        Dictionary(torch.arange(12).reshape(3, 4))
+
+
+def test_options_of_other_libraries_are_saved(tmp_path: Path):
+    options = {"rate": np.float32(0.5), "ids": np.arange(2), "path": tmp_path, "tensor": torch.ones(1)}
+    one = Dictionary(draw(2, 3), site='a b/ü:in "x"', made_by="größe", options=options)
+    back = Dictionary.load(one.save(tmp_path / "ö x.safetensors"))
+    assert back.options == {"rate": 0.5, "ids": [0, 1], "path": str(tmp_path), "tensor": [1.0]}
+    assert (back.site, back.made_by) == (one.site, one.made_by)
+
+
+META = {
+    "format": "netloupe-dictionary", "version": "1", "rule": "linear", "k": "0", "centred": "1", "site": "", "made_by": "",
+    "options": "{}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"rule": "foo"}, {"k": "x"}, {"options": "{"}, {"options": "[1]"}, {"options": "7"}, {"groups": "0"},
+     *({name: None} for name in ("rule", "k", "centred", "site", "made_by", "options"))],
+)  # fmt: skip
+def test_damaged_files_are_refused_in_a_sentence(change: dict[str, str | None], tmp_path: Path):
+    path, made = tmp_path / "x.safetensors", META | change
+    save_file({"directions": draw(3, 4)}, path, metadata={key: v for key, v in made.items() if v is not None})
+    with pytest.raises(StoreError, match="damaged"):
+        Dictionary.load(path)
+
+
+def test_a_file_without_directions_or_with_whole_numbers_is_refused(tmp_path: Path):
+    for tensors in ({"offset": draw(3)}, {"directions": torch.ones(3, 4, dtype=torch.int64)}):
+        save_file(tensors, tmp_path / "x.safetensors", metadata=META)
+        with pytest.raises(StoreError, match="damaged"):
+            Dictionary.load(tmp_path / "x.safetensors")
+
+
+def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path):
+    with pytest.raises(StoreError, match="could not be written"):
+        Dictionary(draw(3, 4)).save(tmp_path)
+    assert not list(tmp_path.parent.glob("*partial*"))

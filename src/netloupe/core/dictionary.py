@@ -13,17 +13,15 @@ them, ``weight`` ``(feature, unit)``, ``bias`` and ``threshold`` ``(feature,)``,
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from netloupe.core.edits import Edit, replace_with, steer
@@ -32,6 +30,7 @@ from netloupe.core.intervene import intervene
 from netloupe.core.losses import natural_loss
 from netloupe.core.rows import as_rows
 from netloupe.core.statistics import Covariance
+from netloupe.core.tensorfile import read_tensors, write_tensors
 from netloupe.core.training import Loss
 
 Rule = Literal["linear", "nonnegative", "relu", "topk", "threshold", "nearest"]
@@ -99,6 +98,12 @@ class Dictionary:
             value = getattr(self, name)
             if value is not None and tuple(value.shape) != shape:
                 raise InputError(f"{name} has shape {tuple(value.shape)}, directions of shape {(n, d)} need {shape}")
+        if not self.directions.is_floating_point():
+            kind = str(self.directions.dtype).removeprefix("torch.")
+            raise InputError(f"directions are {kind} numbers, expected floating-point ones; use directions.float()")
+        for name in wanted:  # one number type for all, that of the directions
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, value.to(self.directions))
         for name in _TENSORS:
             value = getattr(self, name)
             if value is not None and not bool(torch.isfinite(value).all()):
@@ -205,9 +210,9 @@ class Dictionary:
         return replace_with(site or self._site(), change)
 
     def _direction(self, feature: int) -> Float[Tensor, " unit"]:
-        if not 0 <= feature < len(self):
+        if isinstance(feature, bool) or not isinstance(feature, (int, np.integer)) or not 0 <= feature < len(self):
             raise InputError(f"feature {feature} was asked for, there are 0 to {len(self) - 1}")
-        return self.directions[feature]
+        return self.directions[int(feature)]
 
     def loss_recovered(self, model: nn.Module, data: Any, loss: Loss = natural_loss, site: str = "") -> LossRecovered:
         """Share of the loss between a zeroed site and the network as it is that the reconstruction wins back.
@@ -243,46 +248,44 @@ class Dictionary:
 
     def save(self, path: str | Path) -> Path:
         """Writes one safetensors file (layout: this module), whole or not at all; returns its path."""
-        tensors = {n: v.detach().cpu().contiguous().clone() for n in _TENSORS if (v := getattr(self, n)) is not None}
         meta = {
             "format": FORMAT, "version": VERSION, "rule": self.rule, "k": str(self.k), "centred": str(int(self.centred)),
             "groups": str(self.groups), "normed": str(int(self.normed)),
-            "site": self.site, "made_by": self.made_by, "options": json.dumps(dict(self.options), sort_keys=True),
+            "site": self.site, "made_by": self.made_by, "options": json.dumps(dict(self.options), sort_keys=True, default=_plain),
         }  # fmt: skip
-        target = Path(path)
-        partial = target.with_name(f"{target.name}.partial{os.getpid()}")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, str(partial), metadata=meta)
-            os.replace(partial, target)
-        except OSError as error:
-            raise StoreError(f"the dictionary could not be written to '{target}': {error.strerror or error}") from error
-        return target
+        tensors = {name: value for name in _TENSORS if (value := getattr(self, name)) is not None}
+        return write_tensors(tensors, path, meta, "dictionary")
 
     @classmethod
     def load(cls, path: str | Path) -> Dictionary:
         """Reads what :meth:`save` wrote. Raises StoreError for another file."""
-        try:
-            with safe_open(str(path), "pt") as file:
-                meta = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except (OSError, SafetensorError) as error:
-            raise StoreError(f"'{path}' cannot be read as safetensors ({str(error).splitlines()[0]})") from error
+        tensors, meta = read_tensors(path)
         if meta.get("format") != FORMAT or meta.get("version") != VERSION:
             raise StoreError(
                 f"'{path}' is no netloupe dictionary of version {VERSION}; for other layouts use the loaders of "
                 "netloupe.lenses.dictionary.sae"
             )
-        return cls(
-            rule=meta["rule"], k=int(meta["k"]), centred=meta["centred"] == "1", site=meta["site"], made_by=meta["made_by"],
-            groups=int(meta.get("groups", "1")), normed=meta.get("normed", "0") == "1",
-            options=json.loads(meta["options"]), **{name: tensors[name] for name in _TENSORS if name in tensors},
-        )  # fmt: skip
+        try:
+            return cls(
+                rule=cast(Rule, meta["rule"]), k=int(meta["k"]), centred=meta["centred"] == "1", site=meta["site"],
+                made_by=meta["made_by"], groups=int(meta.get("groups", "1")), normed=meta.get("normed", "0") == "1",
+                options=dict(json.loads(meta["options"])), directions=tensors["directions"],
+                **{name: tensors[name] for name in _TENSORS[1:] if name in tensors},
+            )  # fmt: skip
+        except KeyError as error:
+            raise StoreError(f"'{path}' lacks {error.args[0]!r}, so the file is damaged; write it again") from error
+        except (ValueError, TypeError) as error:
+            raise StoreError(f"'{path}' is damaged, write it again ({str(error).splitlines()[0]})") from error
 
     def _site(self) -> str:
         if not self.site:
             raise InputError("the dictionary does not know its site; give site='...'")
         return self.site
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know, numbers and arrays of other libraries among them, as what it knows."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def nonnegative_codes(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import json
 import math
-import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -25,6 +24,7 @@ from netloupe.core.errors import InputError, StoreError
 from netloupe.core.forward import run
 from netloupe.core.isolation import device_of, random_state
 from netloupe.core.progress import bar
+from netloupe.core.tensorfile import write_tensors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -310,26 +310,20 @@ def _watch(watch: Any, every: int, model: nn.Module, step: int, history: History
 
 def _save(folder: Path, model: nn.Module, optimizer: Optimizer, rate: LambdaLR, history: History) -> None:
     state = optimizer.state_dict()
-    tensors = {f"model.{name}": value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     plain: dict[str, dict[str, Any]] = {}
     for index, entry in state["state"].items():
         plain[str(index)] = {}
         for key, value in entry.items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{key}"] = value.detach().cpu().contiguous().clone()
+                tensors[f"optimizer.{index}.{key}"] = value
             else:
                 plain[str(index)][key] = value
     meta = {
         "groups": state["param_groups"], "plain": plain, "rate": rate.last_epoch, "loss": history.loss, "watched": history.watched,
     }  # fmt: skip
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        target = folder / f"step-{history.n_steps:08d}.safetensors"
-        partial = target.with_suffix(".partial")
-        save_file(tensors, str(partial), metadata={"training": json.dumps(meta, default=_no_tensor)})
-        os.replace(partial, target)
-    except OSError as error:
-        raise StoreError(f"the checkpoint could not be written to '{folder}': {error.strerror or error}") from error
+    words = {"training": json.dumps(meta, default=_no_tensor)}
+    write_tensors(tensors, folder / f"step-{history.n_steps:08d}.safetensors", words, "checkpoint")
 
 
 def _no_tensor(value: Any) -> Any:

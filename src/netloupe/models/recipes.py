@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from netloupe.core.capture import run_all
 from netloupe.core.errors import InputError, StoreError, SubjectError
 from netloupe.core.isolation import pinned_threads
 from netloupe.core.losses import next_token_loss
+from netloupe.core.tensorfile import write_tensors
 from netloupe.core.training import accuracy, train
 from netloupe.data.bytes_text import byte_batches, byte_windows, stdlib_bytes, unigram_entropy
 from netloupe.data.digits import digits_split
@@ -151,15 +152,9 @@ def trained(name: str, progress: bool = False) -> nn.Module:
 
 def save_weights(model: nn.Module, path: Path, metadata: dict[str, Any] | None = None) -> Path:
     """Writes a network's state as safetensors, whole or not at all."""
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".partial{os.getpid()}")
-        save_file(tensors, str(partial), metadata={key: str(value) for key, value in (metadata or {}).items()})
-        os.replace(partial, path)
-    except OSError as error:
-        raise StoreError(f"weights could not be written to '{path}': {error.strerror or error}") from error
-    return path
+    return write_tensors(
+        model.state_dict(), path, {key: str(value) for key, value in (metadata or {}).items()}, "weights"
+    )
 
 
 def run_recipe(name: str, folder: Path, progress: bool = True) -> tuple[Path, dict[str, float]]:

@@ -7,16 +7,14 @@ Tensors: ``captioner.*``, ``language.*`` and whatever the caller adds under ``ex
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from netloupe.core.errors import StoreError
+from netloupe.core.tensorfile import read_tensors, write_tensors
 from netloupe.lenses.naming.captions import Vocabulary
 from netloupe.lenses.naming.milan import LanguageModel, MilanDescriber
 from netloupe.lenses.naming.milan_networks import Captioner, WordModel
@@ -35,26 +33,13 @@ def save_describer(describer: MilanDescriber, path: str | Path, extra: Mapping[s
         "vocabulary": list(vocabulary.tokens), "feature_dim": captioner.init_h.in_features, "length": describer.length,
         "captioner": describer.sizes, "language": language.sizes, "random_state": describer.random_state,
     }  # fmt: skip
-    target = Path(path)
-    partial = target.with_name(f"{target.name}.partial{os.getpid()}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        kept = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-        save_file(kept, str(partial), metadata={"format": FORMAT, "version": VERSION, "describer": json.dumps(meta)})
-        os.replace(partial, target)
-    except OSError as error:
-        raise StoreError(f"the describer could not be written to '{target}': {error.strerror or error}") from error
-    return target
+    words_of_it = {"format": FORMAT, "version": VERSION, "describer": json.dumps(meta)}
+    return write_tensors(tensors, path, words_of_it, "describer")
 
 
 def load_describer(path: str | Path) -> tuple[MilanDescriber, dict[str, Tensor]]:
     """What :func:`save_describer` wrote: the describer, and what was added under its names. Raises StoreError for another file."""
-    try:
-        with safe_open(str(path), "pt") as file:
-            meta = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"'{path}' cannot be read as safetensors ({str(error).splitlines()[0]})") from error
+    tensors, meta = read_tensors(path)
     if meta.get("format") != FORMAT or meta.get("version") != VERSION:
         raise StoreError(f"'{path}' is no netloupe describer of version {VERSION}")
     told = json.loads(meta["describer"])
