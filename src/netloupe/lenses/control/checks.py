@@ -97,7 +97,7 @@ def _reach(
     rules: Sequence[RuleLike], ground: Sequence[Ground], facts: Mapping[str, float], detectable: Sequence[str]
 ) -> Iterator[Problem]:
     heads = {rule.head.removeprefix("not ") for rule in ground}
-    names = {one.split("(")[0].strip('"') for one in heads}
+    names = {atom.name for rule in rules for atom in atoms(rule.consequent)}
     given = {one.removeprefix("not ") for one in facts} | heads
     for rule in rules:
         for atom in atoms(rule.antecedent):

@@ -274,9 +274,7 @@ def negative_atoms(formula: Formula, positive: bool = True) -> set[Atom]:
     if isinstance(formula, Not):
         return negative_atoms(formula.part, not positive)
     if isinstance(formula, Xor):
-        return {
-            atom for part in (formula.one, formula.other) for way in (True, False) for atom in negative_atoms(part, way)
-        }
+        return set(atoms(formula))
     return {atom for part in formula.parts for atom in negative_atoms(part, positive)}
 
 

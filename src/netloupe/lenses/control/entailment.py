@@ -43,6 +43,15 @@ def refutation(statements: Sequence[Statement], goal: Formula | None = None, lim
     return _pruned(steps)
 
 
+class _Case(NamedTuple):
+    """A concept of which both values are tried: how much was known before, the formula that left it open, how the first ended."""
+
+    name: str
+    known: int
+    place: int
+    first: int | None = None
+
+
 class _Search:
     """One search; ``steps`` grows with everything that was concluded on the way, ``known`` maps literals to steps."""
 
@@ -57,22 +66,31 @@ class _Search:
     def run(self, known: dict[str, int], dirty: Sequence[int]) -> int | None:
         """The step that is a contradiction, or None where a world is possible. ``known`` is changed."""
         clash = self.propagate(known, deque(dirty))
-        if clash is not None:
-            return clash
-        name = self.undecided(known)
-        if name is None:
-            return None
-        self.cases += 1
-        if self.cases > self.limit:
-            raise InputError(f"more than {self.limit} cases had to be tried; ask about fewer rules or raise limit")
-        ends = []
-        for literal in (name, f"not {name}"):
-            branch = {**known, literal: self.add(literal, "assumed", ())}
-            end = self.run(branch, self.places[name])
-            if end is None:
-                return None
-            ends.append(end)
-        return self.add(CONTRADICTION, f"either way of {name}", tuple(ends))
+        cases: list[_Case] = []  # no recursion, for there may be thousands
+        while True:
+            if clash is None:
+                name, place = self.undecided(known, cases[-1].place if cases else 0)
+                if name is None:
+                    return None
+                self.cases += 1
+                if self.cases > self.limit:
+                    raise InputError(
+                        f"more than {self.limit} cases had to be tried; ask about fewer rules or raise limit"
+                    )
+                cases.append(_Case(name, len(known), place))
+                literal = name
+            else:
+                while cases and cases[-1].first is not None:
+                    case = cases.pop()
+                    clash = self.add(CONTRADICTION, f"either way of {case.name}", (case.first or 0, clash))
+                if not cases:
+                    return clash
+                cases[-1] = case = cases[-1]._replace(first=clash)
+                while len(known) > case.known:  # a dictionary gives back last what came last
+                    known.popitem()
+                literal = f"not {case.name}"
+            known[literal] = self.add(literal, "assumed", ())
+            clash = self.propagate(known, deque(self.places[cases[-1].name]))
 
     def add(self, text: str, why: str, premises: tuple[int, ...]) -> int:
         self.steps.append((text, why, 1.0, premises))
@@ -94,14 +112,14 @@ class _Search:
                 queue.extend(self.places[forced.literal.removeprefix("not ")])
         return None
 
-    def undecided(self, known: dict[str, int]) -> str | None:
-        """The first concept without a value in a formula that is not yet true."""
-        for statement in self.statements:
-            if _value(statement.formula, known)[0] is None:
-                for name in map(str, atoms(statement.formula)):
+    def undecided(self, known: dict[str, int], first: int) -> tuple[str | None, int]:
+        """A concept without a value in the first formula that is not yet true, and that formula's place; those before are."""
+        for place in range(first, len(self.statements)):
+            if _value(self.statements[place].formula, known)[0] is None:
+                for name in map(str, atoms(self.statements[place].formula)):
                     if name not in known and f"not {name}" not in known:
-                        return name
-        return None
+                        return name, place
+        return None, len(self.statements)
 
 
 class _Forced(NamedTuple):

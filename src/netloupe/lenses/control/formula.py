@@ -15,9 +15,11 @@ from netloupe.core.errors import InputError
 
 SPLITS = ("is", "do", "have", "=>")
 KEYWORDS = (*SPLITS, "xor", "or", "and", "not")
-_NAME = r'(?:"[^"]+"|[^\s()",#]+)'
-_TOKEN = re.compile(rf"(?P<space>\s+)|(?P<atom>{_NAME}\({_NAME}\))|(?P<paren>[()])|(?P<name>{_NAME})")
-_PLAIN = re.compile(r'[^\s()",#]+')
+_LETTERS = r'(?:(?!=>)[^\s()",#])+'
+_NAME = rf'(?:"[^"]+"|{_LETTERS})'
+_TOKEN = re.compile(rf"(?P<space>\s+)|(?P<atom>{_NAME}\({_NAME}\))|(?P<mark>[()]|=>)|(?P<name>{_NAME})")
+_PLAIN = re.compile(_LETTERS)
+_DEEPEST, _LONGEST_XOR = 50, 200  # what the recursion below reads and evaluates without trouble
 
 
 class RuleError(InputError):
@@ -144,15 +146,24 @@ def strength(formula: Formula, of: Callable[[str], float], positive: bool = True
     ``of`` tells it of a literal, 0 where it does not hold. A concept and its opposite count apart, so nothing is taken for
     false because it was not said. Nested ``xor`` is evaluated and never expanded.
     """
+    return _strengths(formula, of)[0 if positive else 1]
+
+
+def _strengths(formula: Formula, of: Callable[[str], float]) -> tuple[float, float]:
+    """Of a formula and of its opposite at once: each part is looked at once, however deep ``xor`` is nested."""
     if isinstance(formula, Atom):
-        return of(str(formula) if positive else f"not {formula}")
+        return of(str(formula)), of(f"not {formula}")
     if isinstance(formula, Not):
-        return strength(formula.part, of, not positive)
+        true, false = _strengths(formula.part, of)
+        return false, true
     if isinstance(formula, Xor):
-        one, other = ({way: strength(part, of, way) for way in (True, False)} for part in (formula.one, formula.other))
-        return max(min(one[True], other[not positive]), min(one[False], other[positive]))
-    weakest = isinstance(formula, And) == positive
-    return (min if weakest else max)(strength(part, of, positive) for part in formula.parts)
+        one, other = _strengths(formula.one, of), _strengths(formula.other, of)
+        return (
+            max(min(one[0], other[1]), min(one[1], other[0])),
+            max(min(one[0], other[0]), min(one[1], other[1])),
+        )  # fmt: skip
+    true, false = zip(*[_strengths(part, of) for part in formula.parts], strict=True)
+    return (min(true), max(false)) if isinstance(formula, And) else (max(true), min(false))
 
 
 def support(formula: Formula, of: Callable[[str], float], positive: bool = True) -> tuple[str, ...]:
@@ -179,10 +190,16 @@ def _support(formula: Formula, of: Callable[[str], float], positive: bool) -> It
         yield from _support(max(formula.parts, key=lambda part: strength(part, of, positive)), of, positive)
 
 
-def tokenise(text: str, line: int = 0) -> list[Token]:
-    """Names, keywords and parentheses of a line, a comment left out. Raises RuleError with the place of what cannot be read."""
+def tokenise(text: str, line: int = 0, listed: bool = False) -> list[Token]:
+    """Names, keywords and parentheses of a line, a comment left out; ``listed``: commas may stand between them.
+
+    Raises RuleError with the place of what cannot be read.
+    """
     found, at = [], 0
     while at < len(text) and text[at] != "#":
+        if listed and text[at] == ",":
+            at += 1
+            continue
         match = _TOKEN.match(text, at)
         if match is None:
             raise RuleError(f"{text[at:][:12]!r} cannot be read; names with spaces go in quotes", line, at + 1)
@@ -194,6 +211,11 @@ def tokenise(text: str, line: int = 0) -> list[Token]:
             found.append(Token(match.group(), at + 1))
         at = match.end()
     return found
+
+
+def words(token: str) -> list[str]:
+    """The name, and the subject if there is one, that a token spells; a keyword is itself and a parenthesis nothing."""
+    return [token] if token in KEYWORDS else [word.strip('"') for word in re.findall(_NAME, token)]
 
 
 def flat(parts: Iterable[object], column: int = 1) -> list[Token]:
@@ -237,13 +259,17 @@ def read_facts(facts: Mapping[str, float] | Iterable[str] | str) -> dict[str, fl
     given = facts if isinstance(facts, Mapping) else dict.fromkeys([facts] if isinstance(facts, str) else facts, 1.0)
     found: dict[str, float] = {}
     for text, value in given.items():
-        if not isinstance(value, (int, float)) or value != value:
+        try:  # numbers of numpy and torch too
+            number = float("nan" if isinstance(value, str) else value)
+        except (TypeError, ValueError, RuntimeError):
+            number = float("nan")
+        if number != number:
             raise InputError(f"the activation of '{text}' is {value!r}, expected a number")
         parts = literals(formula_of(text))
         if parts is None:
             raise InputError(f"'{text}' is no fact; give a concept or 'not' a concept")
-        if value > 0:
-            found |= dict.fromkeys(parts, float(value))
+        if number > 0:
+            found |= dict.fromkeys(parts, number)
     return found
 
 
@@ -259,6 +285,7 @@ class _Reader:
 
     def __init__(self, tokens: list[Token], line: int, official: bool, end: Token | None) -> None:
         self.tokens, self.line, self.official, self.end, self.at = tokens, line, official, end, 0
+        self.depth = 0
 
     @property
     def here(self) -> Token | None:
@@ -271,14 +298,26 @@ class _Reader:
         return False
 
     def implication(self) -> Formula:
-        found = self.xor()
+        parts = [self.xor()]
         while self.takes(*SPLITS):
-            found = Or((negate(found), self.xor()))
+            parts.append(self.xor())
+        if len(parts) > _DEEPEST:
+            self.too_deep(f"'is' joins {len(parts)} parts, at most {_DEEPEST} can be read")
+        found = parts[0]
+        for part in parts[1:]:
+            found = Or((negate(found), part))
         return found
 
     def xor(self) -> Formula:
-        found = self.several(Or, "or", lambda: self.several(And, "and", self.run))
-        return Xor(found, self.xor()) if self.takes("xor") else found
+        parts = [self.several(Or, "or", lambda: self.several(And, "and", self.run))]
+        while self.takes("xor"):
+            parts.append(self.several(Or, "or", lambda: self.several(And, "and", self.run)))
+        if len(parts) > _LONGEST_XOR:
+            self.too_deep(f"'xor' joins {len(parts)} parts, at most {_LONGEST_XOR} can be read")
+        found = parts.pop()
+        while parts:
+            found = Xor(parts.pop(), found)
+        return found
 
     def several(self, kind: type[And] | type[Or], word: str, part: Callable[[], Formula]) -> Formula:
         parts = [part()]
@@ -293,6 +332,14 @@ class _Reader:
         return _joined(And, parts)
 
     def unary(self) -> Formula:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            self.too_deep(f"formulas that are nested more than {_DEEPEST} deep cannot be read")
+        found = self.part()
+        self.depth -= 1
+        return found
+
+    def part(self) -> Formula:
         if self.takes("not"):
             return negate(self.run() if self.official else self.unary())
         if self.takes("("):
@@ -305,8 +352,11 @@ class _Reader:
             self.refuse("a concept")
         assert token is not None
         self.at += 1
-        words = re.findall(_NAME, token.text)
-        return Atom(*(word.strip('"') for word in words))
+        return Atom(*words(token.text))
+
+    def too_deep(self, why: str) -> None:
+        column = self.tokens[min(self.at, len(self.tokens) - 1)].column
+        raise RuleError(f"{why}; give a part a name of its own by another rule", self.line, column)
 
     def refuse(self, wanted: str) -> None:
         last = self.tokens[-1] if self.tokens else Token("", 1)

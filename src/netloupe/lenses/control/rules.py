@@ -45,6 +45,7 @@ from netloupe.lenses.control.formula import (
     strength,
     substitute,
     tokenise,
+    words,
 )  # fmt: skip
 
 World = Literal["open", "closed"]
@@ -165,13 +166,13 @@ class RuleBase:
         places: list[tuple[str, Token, int]] = []
         for line, written in enumerate(text.splitlines(), start=1):
             kind = written.split()[0] if written.split() else ""
-            if kind in declared and last_split(tokenise(written.replace(",", " "), line)) < 0:
-                declared[kind] += tokenise(written.replace(",", " "), line)[1:]
+            if kind in declared and last_split(tokenise(written, line, listed=True)) < 0:
+                declared[kind] += tokenise(written, line, listed=True)[1:]
                 continue
             tokens = tokenise(written, line)
             if not tokens:
                 continue
-            places += [(token.text.split("(")[0].strip('"'), token, line) for token in tokens]
+            places += [((*words(token.text), "")[0], token, line) for token in tokens]
             if last_split(tokens) >= 0:
                 rules.append(Rule.parse(written, line, official))
                 continue
@@ -191,7 +192,7 @@ class RuleBase:
     def load(cls, path: str | Path, *, variable: str = "x", official: bool = False) -> Self:
         """Rules from a UTF-8 file. Raises StoreError where it cannot be read and RuleError, with its name, where it is no rule file."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
         except (OSError, UnicodeDecodeError) as error:
             raise StoreError(f"'{path}' cannot be read as text: {getattr(error, 'strerror', None) or error}") from error
         try:

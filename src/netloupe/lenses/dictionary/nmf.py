@@ -83,7 +83,10 @@ class NonNegativeDictionary(TransformerMixin, BaseEstimator):
         kind = NMF(**common) if self.batch_size is None else MiniBatchNMF(**common, batch_size=self.batch_size)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # n_iter_ says it
-            self._model = kind.fit(values)
+            try:
+                self._model = kind.fit(values)
+            except ValueError as error:  # scikit-learn names the option and what it may be
+                raise InputError(str(error).splitlines()[0]) from error
         self.components_, self.n_iter_ = self._model.components_.astype(np.float64), int(self._model.n_iter_)
         spread = float(((values - values.mean(0)) ** 2).sum())
         left = float(((values - self.decode(self.transform(values))) ** 2).sum())

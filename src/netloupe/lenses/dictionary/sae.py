@@ -35,6 +35,9 @@ class SparseAutoencoder(TransformerMixin, BaseEstimator):
         steps, batch_size, rate: of Adam (betas .9, .999). dead_after: rows without firing until a latent counts as dead.
         multi: weight of the reconstruction with ``4 k`` latents (topk; 1/8 in Sparsify's multi-TopK).
         start: what ``b_dec`` starts at: the ``mean`` of the data or their geometric ``median``.
+        normalise: trains on activations divided by their root mean square deviation from the mean, one number for all units, so
+            that ``rate``, ``l1`` and the kernel of jumprelu fit whatever their size is; codes and directions are in the data's
+            own units again (``network_`` is not). Without it activations much smaller than 1 are not learned.
         seed: of the start and of the order of rows. checkpoint, checkpoint_every: folder and interval; an interrupted
             training goes on from the last to the same result. progress: a bar on a terminal.
 
@@ -55,6 +58,7 @@ class SparseAutoencoder(TransformerMixin, BaseEstimator):
         dead_after: int = 100_000,
         multi: float = 0.0,
         start: Literal["mean", "median"] = "mean",
+        normalise: bool = False,
         seed: int = 0,
         checkpoint: str | None = None,
         checkpoint_every: int = 0,
@@ -62,6 +66,7 @@ class SparseAutoencoder(TransformerMixin, BaseEstimator):
     ) -> None:
         self.m, self.activation, self.k, self.l1, self.aux, self.steps = m, activation, k, l1, aux, steps
         self.batch_size, self.rate, self.dead_after, self.multi, self.start = batch_size, rate, dead_after, multi, start
+        self.normalise = normalise
         self.seed, self.checkpoint, self.checkpoint_every, self.progress = seed, checkpoint, checkpoint_every, progress
 
     def fit(self, features: Float[Tensor, "sample unit"] | Any, y: Any = None) -> Self:
@@ -71,10 +76,12 @@ class SparseAutoencoder(TransformerMixin, BaseEstimator):
             raise InputError(
                 f"steps is {self.steps}, batch_size {self.batch_size}, rate {self.rate:g}; all must be positive"
             )
+        if self.start not in ("mean", "median"):
+            raise InputError(f"start is '{self.start}', expected mean or median")
         mean, scale = _moments(rows)
         self._begin(rows.n_units, _median(rows, mean) if self.start == "median" else mean, scale)
         warm_up = max(1, round(0.05 * self.steps))
-        network, step_scale = self.network_, self._scale
+        network, step_scale, size = self.network_, self._scale, self._size
 
         def loss(output: Tensor, batch: Batch) -> Tensor:
             return output
@@ -89,7 +96,7 @@ class SparseAutoencoder(TransformerMixin, BaseEstimator):
 
             def forward(self, x: Tensor) -> Tensor:
                 self.taken += 1
-                return network.loss(x, step_scale, min(1.0, float(self.taken) / warm_up))
+                return network.loss(x if size == 1 else x / size, step_scale, min(1.0, float(self.taken) / warm_up))
 
         self.history_: History = train(
             Lossy(), shuffled(rows.source, self.batch_size, self.seed), steps=self.steps, optimizer=self._optimiser, loss=loss,
@@ -110,7 +117,7 @@ class SparseAutoencoder(TransformerMixin, BaseEstimator):
             raise InputError(f"the batch has {rows.n_units} units, the autoencoder {self.n_units_}")
         warm_up = max(1, round(0.05 * self.steps))
         self.network_.train()
-        loss = self.network_.loss(rows.array().float(), self._scale, min(1.0, (self.history_.n_steps + 1) / warm_up))
+        loss = self.network_.loss(rows.array().float() / self._size, self._scale, min(1.0, (self.history_.n_steps + 1) / warm_up))
         optimiser = self._optimiser
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -120,6 +127,8 @@ class SparseAutoencoder(TransformerMixin, BaseEstimator):
         return self
 
     def _begin(self, n_units: int, offset: Tensor, scale: float) -> None:
+        self._size = (scale / n_units) ** 0.5 if self.normalise else 1.0
+        offset, scale = offset / self._size, scale / self._size**2
         network = SparseCoder(
             n_units,
             self.m,
@@ -140,7 +149,7 @@ class SparseAutoencoder(TransformerMixin, BaseEstimator):
 
     def dictionary(self, site: str = "") -> Dictionary:
         """What was learned as a :class:`~netloupe.core.dictionary.Dictionary`."""
-        net = self.network_
+        net, size = self.network_, self._size
         made = {
             "activation": self.activation,
             "k": self.k,
@@ -155,8 +164,9 @@ class SparseAutoencoder(TransformerMixin, BaseEstimator):
             "jumprelu": ("threshold", net.log_threshold.detach().exp() if self.activation == "jumprelu" else None),
         }[self.activation]
         return Dictionary(
-            net.w_dec.detach().clone(), rule, site, "sparse autoencoder", offset=net.b_dec.detach().clone(),
-            weight=net.w_enc.detach().T.contiguous().clone(), bias=net.b_enc.detach().clone(), threshold=threshold,
+            net.w_dec.detach().clone(), rule, site, "sparse autoencoder", offset=net.b_dec.detach() * size,
+            weight=net.w_enc.detach().T.contiguous().clone(), bias=net.b_enc.detach() * size,
+            threshold=None if threshold is None else threshold * size,
             k=self.k if rule == "topk" else 0, options=made,
         )  # fmt: skip
 

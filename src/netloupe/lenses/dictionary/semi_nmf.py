@@ -38,13 +38,13 @@ class Samples(NamedTuple):
 def samples(rows: Rows, dtype: torch.dtype) -> Samples:
     """Prepares activations, which are checked once; what fits stays in memory."""
     small = rows.n_samples * rows.n_units * dtype.itemsize <= IN_MEMORY
-    kept = rows.array().to(dtype) if small else None
+    kept = rows.array().detach().to(dtype) if small else None
 
     def batches() -> Iterator[tuple[slice, Tensor]]:
         size = rows.batch_size
         for start in range(0, rows.n_samples, size):
             part = slice(start, min(start + size, rows.n_samples))
-            yield part, (torch.as_tensor(rows.source[part]).to(dtype) if kept is None else kept[part])
+            yield part, (torch.as_tensor(rows.source[part]).detach().to(dtype) if kept is None else kept[part])
 
     alive, total = torch.zeros(rows.n_units, dtype=torch.bool), 0.0
     for batch in rows:
