@@ -86,6 +86,7 @@ def test_a_unit_has_a_card_too_and_ablating_it_is_setting_it_to_zero(capsys) -> 
         (["feature", "digits-mlp", "{}/none.safetensors", "0"], "cannot be read"),
         (["feature", "digits-mlp", "{}/cache", "0"], "cfg.json"),
         (["feature", "digits-mlp", "units", "0"], "needs --site"),
+        (["dictionary", "digits-mlp", "-s", "act2", "-o", "{}"], "is a folder"),
         (["feature", "digits-mlp", "units", "0", "--site", "act*", "--samples", "50"], "names 2 sites"),
         (["dictionary", "digits-mlp", "-s", "nowhere", "-o", "x.safetensors"], "nowhere"),
         (["dictionary", "digits-mlp", "-s", "act2", "-o", "x.safetensors", "--option", "k"], "name=value"),

@@ -43,6 +43,8 @@ class DictionaryCommand:
         from netloupe.report.dictionaries import learn_dictionary
 
         require_folder(self.out.parent)
+        if self.out.is_dir():
+            raise InputError(f"'{self.out}' is a folder, expected the name of a file to write")
         options = dict(_option(text) for text in self.option)
         subject, data = subject_and_data(self, default=False)
         found = learn_dictionary(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,6 +187,10 @@ def test_what_cannot_be_asked_is_said(tmp_path: Path) -> None:
         feature_card(Subject("two", model), data, Dictionary(torch.eye(6)), 0)
     with pytest.raises(SiteError):
         feature_card(Subject("two", model), data, dictionary, 0, site="nowhere")
+    normed = Dictionary(torch.eye(6), "nearest", "first", k=1, normed=True)
+    assert "normalised" in feature_card(Subject("two", model), data, normed, 0).missing["ablation"]
+    with pytest.raises(InputError, match="normalised"):
+        normed.ablate(0)
     with pytest.raises(InputError, match="names 2 sites"):
         feature_card(Subject("two", model), data, dictionary, 0, site="*")
     with pytest.raises(InputError, match="names 2 sites"):
@@ -244,5 +249,10 @@ def test_a_dictionary_is_learned_scored_and_saved_and_goes_on_after_an_interrupt
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cut.safetensors", "whole.safetensors"]
     with pytest.raises(InputError, match="option 'kk'"):
         learn_dictionary(subject, data, "first", "topk", 8, tmp_path / "x.safetensors", kk=1)
+    refused: tuple[dict[str, Any], ...] = ({"k": "abc"}, {"k": 9}, {"k": 1, "steps": 1.5})
+    for wrong in refused:  # and what was recorded does not stay
+        with pytest.raises(InputError, match="expected"):
+            learn_dictionary(subject, data, "first", "topk", 8, tmp_path / "x.safetensors", **wrong)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cut.safetensors", "whole.safetensors"]
     with pytest.raises(InputError, match="expected one of"):
         learn_dictionary(subject, data, "first", "magic", 8, tmp_path / "x.safetensors")

@@ -199,8 +199,15 @@ class Dictionary:
         return steer(site or self._site(), self._direction(feature), strength)
 
     def ablate(self, feature: int, site: str = "") -> Edit:
-        """The edit that takes one feature's contribution ``code * direction`` away and leaves the rest, what no feature explains too."""
+        """The edit that takes one feature's contribution ``code * direction`` away and leaves the rest, what no feature explains too.
+
+        Raises InputError for a ``normed`` dictionary: its directions belong to normalised activations, so there is nothing to take away.
+        """
         direction = self._direction(feature)
+        if self.normed:
+            raise InputError(
+                "the dictionary's directions are of normalised activations; force its codes in the network instead"
+            )
 
         def change(a: Tensor) -> Tensor:
             here = self.to(a.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from netloupe.core.errors import InputError
 from netloupe.core.finding import plain
 from netloupe.core.recording import record
 from netloupe.core.rows import PositionRows
-from netloupe.lenses.dictionary.makers import MAKERS, make_dictionary
+from netloupe.lenses.dictionary.makers import MAKERS, checked_options, make_dictionary
 from netloupe.lenses.dictionary.sae import SparseAutoencoder
 from netloupe.lenses.dictionary.score import Scores, score
 from netloupe.nn.sparse_coder import ACTIVATIONS
@@ -69,13 +68,7 @@ def learn_dictionary(
     """
     if maker not in MAKERS:
         raise InputError(f"the maker is '{maker}', expected one of {', '.join(MAKERS)}")
-    known = {
-        n: p.default
-        for n, p in inspect.signature(SparseAutoencoder).parameters.items()
-        if n not in ("m", "activation", "seed")
-    }
-    if maker in ACTIVATIONS and (wrong := [name for name in options if name not in known]):
-        raise InputError(f"'{maker}' does not take the option '{wrong[0]}'; it takes {', '.join(known)}")
+    options = checked_options(maker, options)
     target = Path(out)
     key = json.dumps(
         plain([subject.identity, data.identity, site, maker, n_features, random_state, options]), sort_keys=True
@@ -100,9 +93,13 @@ def learn_dictionary(
         PositionRows(values, store.mask if _masks(values, store.mask) else None) if len(values.shape) == 3 else values
     )
     if maker in ACTIVATIONS:
-        every = max(1, int(options.get("steps", known["steps"])) // CHECKPOINTS)
+        every = max(1, int(options.get("steps", SparseAutoencoder(n_features).steps)) // CHECKPOINTS)
         options = {"checkpoint": str(kept / "checkpoint"), "checkpoint_every": every, "progress": progress, **options}
-    made = make_dictionary(maker, rows, n_features, name, random_state=random_state, **options)
+    try:
+        made = make_dictionary(maker, rows, n_features, name, random_state=random_state, **options)
+    except InputError:  # the same call would be refused again, so there is nothing to go on from
+        shutil.rmtree(kept, ignore_errors=True)
+        raise
     scores = score(made, rows)
     try:
         loss = made.loss_recovered(subject.model, data.batches)

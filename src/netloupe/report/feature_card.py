@@ -159,10 +159,13 @@ def feature_card(
     seen = responses(model, data.batches, dictionary, feature, where, progress)
     gallery = Gallery(_Shows(subject, data, (seen.info,)))
     outputs = _output_names(subject, data)
-    found = ablation(model, data.batches, dictionary, feature, where, seen, outputs)
+    found = None
+    if not dictionary.normed:
+        found = ablation(model, data.batches, dictionary, feature, where, seen, outputs)
     pushed: tuple[Push, ...] = ()
     if found is None:
-        missing["ablation"] = missing["pushes"] = "the network gives no logits"
+        reason = "its directions are of normalised activations" if dictionary.normed else "the network gives no logits"
+        missing["ablation"] = missing["pushes"] = reason
     elif not found.raised:
         missing["pushes"] = "the feature is never on, or raises no output"
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -284,3 +285,31 @@ def test_the_libraries_themselves_reconstruct_the_same_from_their_files(kind: st
     (tmp_path / "cfg.json").write_text(json.dumps(config))
     found = (load_sparsify if kind == "sparsify" else load_saelens)(tmp_path).reconstruct(x)
     torch.testing.assert_close(found, torch.tensor(_THEIRS.get(kind, _THEIRS["standard"])), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("activation", ["relu", "topk", "batchtopk", "jumprelu"])
+@pytest.mark.parametrize("size", [1e-3, 1e3])
+def test_normalised_training_finds_the_same_whatever_the_size_of_the_activations(activation: Any, size: float):
+    rng = np.random.default_rng(3)
+    x = torch.from_numpy(rng.exponential(size=(400, 6)) * (rng.random((400, 6)) < 0.3) @ rng.normal(size=(6, 12)) + 1.0)
+    made = [
+        SparseAutoencoder(8, activation, k=2, steps=60, rate=3e-3, normalise=True).fit(given).dictionary("s")
+        for given in (x, x * size)
+    ]
+    torch.testing.assert_close(made[1].directions, made[0].directions, atol=2e-3, rtol=0)
+    codes, scaled = made[0].encode(x), made[1].encode(x * size) / size
+    assert float((codes - scaled).norm() / codes.norm()) < 0.02
+    left = [float((made[i].reconstruct(given) - given).norm() / given.norm()) for i, given in enumerate((x, x * size))]
+    assert left[1] == pytest.approx(left[0], abs=0.01)
+
+
+def test_normalised_training_is_the_plain_one_on_divided_activations():
+    x = torch.randn(300, 8, generator=torch.Generator().manual_seed(0)) * 0.05
+    size = float(((x - x.mean(0)).pow(2).sum(1).mean() / 8).sqrt())
+    one = SparseAutoencoder(6, "topk", k=2, steps=40, normalise=True).fit(x).dictionary()
+    other = SparseAutoencoder(6, "topk", k=2, steps=40).fit(x / size).dictionary()
+    torch.testing.assert_close(one.reconstruct(x), size * other.reconstruct(x / size), atol=1e-5, rtol=1e-3)
+    streamed = SparseAutoencoder(6, "topk", k=2, normalise=True)
+    for start in range(0, 300, 100):
+        streamed.partial_fit(x[start : start + 100])
+    assert bool(torch.isfinite(streamed.dictionary().reconstruct(x)).all())

@@ -203,3 +203,10 @@ def test_refusals_and_what_is_reported():
     x[0, 0] = np.nan
     with pytest.raises(NonFiniteError):
         SemiNMF(2, 0.1).fit(x)
+
+
+def test_activations_that_still_have_a_gradient_are_taken():
+    x = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
+    plain = SemiNMF(2, sparsity=0.5, max_iter=5).fit(x)
+    tracked = SemiNMF(2, sparsity=0.5, max_iter=5).fit(x.clone().requires_grad_())
+    np.testing.assert_array_equal(plain.directions_, tracked.directions_)

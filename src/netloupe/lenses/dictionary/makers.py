@@ -81,7 +81,7 @@ def checked_options(maker: str, options: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(
                 f"the option {name} of '{maker}' is {value!r}, expected a {'whole ' * isinstance(default, int)}number"
             )
-        found[name] = int(value) if isinstance(default, int) else value
+        found[name] = int(float(value)) if isinstance(default, int) else value
     return found
 
 
@@ -104,13 +104,17 @@ def _feast(rows: Any, n_features: int, site: str, random_state: int, **options: 
 
 def _autoencoder(activation: Activation) -> Maker:
     def make(rows: Any, n_features: int, site: str, random_state: int, **options: Any) -> Dictionary:
-        given = {"normalise": True} | options
+        given: dict[str, Any] = {"normalise": True, **options}
         return SparseAutoencoder(n_features, activation, seed=random_state, **given).fit(rows).dictionary(site)
 
     return make
 
 
-_CLASSES: dict[str, type] = {"snmf": SemiNMF, "nmf": NonNegativeDictionary, "feast": AdaptiveThresholdClusters} | dict.fromkeys(get_args(Activation), SparseAutoencoder)
+_CLASSES: dict[str, type] = {
+    "snmf": SemiNMF,
+    "nmf": NonNegativeDictionary,
+    "feast": AdaptiveThresholdClusters,
+} | dict.fromkeys(get_args(Activation), SparseAutoencoder)
 MAKERS: dict[str, Maker] = {"pca": _pca, "snmf": _snmf, "nmf": _nmf, "feast": _feast} | {
     a: _autoencoder(a) for a in get_args(Activation)
 }

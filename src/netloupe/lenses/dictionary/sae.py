@@ -25,6 +25,8 @@ from netloupe.core.rows import as_rows
 from netloupe.core.training import History, train
 from netloupe.nn.sparse_coder import Activation, SparseCoder
 
+SMALLEST = 1e-12  # spread of the data, below which they count as constant
+
 
 class SparseAutoencoder(TransformerMixin, BaseEstimator):
     """A sparse autoencoder with ``m`` latents, trained on shuffled rows of activations or of a recorded site.
@@ -117,7 +119,9 @@ class SparseAutoencoder(TransformerMixin, BaseEstimator):
             raise InputError(f"the batch has {rows.n_units} units, the autoencoder {self.n_units_}")
         warm_up = max(1, round(0.05 * self.steps))
         self.network_.train()
-        loss = self.network_.loss(rows.array().float() / self._size, self._scale, min(1.0, (self.history_.n_steps + 1) / warm_up))
+        loss = self.network_.loss(
+            rows.array().float() / self._size, self._scale, min(1.0, (self.history_.n_steps + 1) / warm_up)
+        )
         optimiser = self._optimiser
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -127,7 +131,7 @@ class SparseAutoencoder(TransformerMixin, BaseEstimator):
         return self
 
     def _begin(self, n_units: int, offset: Tensor, scale: float) -> None:
-        self._size = (scale / n_units) ** 0.5 if self.normalise else 1.0
+        self._size = (scale / n_units) ** 0.5 if self.normalise and scale > SMALLEST else 1.0
         offset, scale = offset / self._size, scale / self._size**2
         network = SparseCoder(
             n_units,
@@ -211,7 +215,7 @@ def _moments(rows: Any) -> tuple[Float[Tensor, " unit"], float]:
         squares += float(flat.pow(2).sum())
         count += len(flat)
     mean = total / count
-    return mean, max(squares / count - float(mean.pow(2).sum()), 1e-12)
+    return mean, max(squares / count - float(mean.pow(2).sum()), SMALLEST)
 
 
 def _median(rows: Any, mean: Tensor, n_steps: int = 20) -> Float[Tensor, " unit"]:
