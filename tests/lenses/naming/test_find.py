@@ -252,6 +252,8 @@ def test_a_language_model_asks_and_answers():
     assert score_numeric(line(), answer).nmse == 0
     stubborn = LlmInterpreter(lambda messages: "ASK: 1")(Session(line(), max_rounds=3))
     assert (stubborn.rounds, stubborn.code) == (3, None)
+    greedy = LlmInterpreter(lambda messages: "ASK: 1 2 3")(Session(line(), max_rounds=3, per_round=2))
+    assert (greedy.rounds, greedy.calls) == (3, 0)  # a refused request costs a round, so this ends
 
 
 def test_interpreters_survive_poles_and_holes():

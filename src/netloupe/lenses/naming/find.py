@@ -214,7 +214,7 @@ class LlmInterpreter:
                 said = "\n".join(f"({one}, {other})" for one, other in zip(inputs, outputs, strict=True))
             except ValueError as error:  # BudgetError too: the model reads what was wrong and may go on
                 said = f"That was not possible: {error}"
-                session.rounds += not isinstance(error, BudgetError) or len(asked[1]) == 0 or session.calls_left <= 0
+                session.rounds += 1  # a refused request is a round too, or a stubborn model would ask for ever
             left = session.max_rounds - session.rounds
             messages += [
                 {"role": "assistant", "content": reply},
