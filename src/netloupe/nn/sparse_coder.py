@@ -58,7 +58,7 @@ class _KeptLatents(torch.autograd.Function):
     """``relu(pre[kept]) W_dec + b_dec`` for ``pre = (x - b_dec) W_enc + b_enc``, with gradients that touch the kept latents alone.
 
     Of the products of a training step only ``x W_enc`` is left whole; the others cost ``n k d`` instead of ``n m d``. ``kept`` holds
-    flat places ``sample * m + latent`` in rising order. ``pre`` carries no gradient.
+    flat places ``sample * m + latent``, samples in order. ``pre`` carries no gradient.
     """
 
     @staticmethod
@@ -74,7 +74,7 @@ class _KeptLatents(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, samples, latents, values, w_enc, w_dec, b_dec = ctx.saved_tensors
         grad = grads[0]
-        inner = _inner(grad, samples, w_dec, latents) * (values > 0)
+        inner = _inner(grad, w_dec, latents, torch.bincount(samples, minlength=len(x))) * (values > 0)
         order = torch.argsort(latents, stable=True)
         counts = torch.bincount(latents, minlength=len(w_dec))
         rows = samples[order]
@@ -84,18 +84,16 @@ class _KeptLatents(torch.autograd.Function):
         return None, None, None, for_enc, for_bias, for_dec, grad.sum(0) - w_enc @ for_bias
 
 
-def _inner(one: Tensor, samples: Tensor, other: Tensor, latents: Tensor) -> Tensor:
-    """Products of rows of two tables, pair by pair."""
-    if len(samples) % len(one) == 0:  # equally many latents of each sample: a batch of small products needs one gather
-        each = len(samples) // len(one)
-        if bool((samples.view(len(one), each) == torch.arange(len(one), device=one.device)[:, None]).all()):
-            rows = other.index_select(0, latents).view(len(one), each, -1)
-            return torch.bmm(rows, one[:, :, None]).flatten()
-    return torch.linalg.vecdot(one.index_select(0, samples), other.index_select(0, latents))
+def _inner(grad: Tensor, table: Tensor, rows: Tensor, counts: Tensor) -> Tensor:
+    """Products of each of grad's rows with its ``counts`` rows of a table: what the library's own sum of rows gives its weights."""
+    with torch.enable_grad():
+        weights = torch.ones(len(rows), dtype=grad.dtype, device=grad.device, requires_grad=True)
+        (found,) = torch.autograd.grad(_sums(table.detach(), rows, weights, counts), weights, grad)
+    return found
 
 
 def _sums(table: Tensor, rows: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
-    """Weighted sums of rows of a table, ``counts`` of them in turn; no gradient."""
+    """Weighted sums of rows of a table, ``counts`` of them in turn."""
     offsets = counts.cumsum(0) - counts
     return F.embedding_bag(rows, table.contiguous(), offsets, mode="sum", per_sample_weights=weights)
 
@@ -161,7 +159,7 @@ class SparseCoder(nn.Module):
 
     def pre(self, x: Float[Tensor, "sample unit"]) -> Float[Tensor, "sample latent"]:
         """What the activation is applied to."""
-        return (x - self.b_dec) @ self.w_enc + self.b_enc
+        return torch.addmm(self.b_enc, x - self.b_dec, self.w_enc)
 
     def forward(self, x: Float[Tensor, "sample unit"]) -> Float[Tensor, "sample unit"]:
         """The reconstruction."""
@@ -234,7 +232,7 @@ class SparseCoder(nn.Module):
         with torch.no_grad():
             pre, m = self.pre(x), len(self.w_dec)
             if self.activation == "topk":
-                chosen = pre.topk(self.k, dim=1, sorted=False).indices.sort(1).values
+                chosen = pre.topk(self.k, dim=1, sorted=False).indices
                 kept = (chosen + m * torch.arange(len(x), device=x.device)[:, None]).flatten()
             else:
                 values, chosen = pre.relu().flatten().topk(self.k * len(x), sorted=False)
